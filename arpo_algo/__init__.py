@@ -1,0 +1,1 @@
+"""ARPO and its rivals over forkable Gymnasium environments."""

@@ -1,0 +1,398 @@
+"""The torch engine: continuous batching over a slot cache, exact entropies, a random stream a request.
+
+Why not ``generate``: it waits for the slowest row, computes finished rows on, and prefills a branch's prefix
+again. Here every forward holds just the tokens that are new: one for each running sequence and the whole new
+part of those that were submitted, laid out without padding. A request's longest cached prefix is found among
+all slots, so that a fork costs a memory copy and one token, and a tool result costs its own tokens.
+
+Determinism: draws use the request's own seed; a request's numbers depend on the batch only through the rounding
+of the matrix products. Driven in the same order, two runs are the same bit by bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from arpo_algo.attention import CachePlan, Chunk, KVCache, use_arpo_attention
+from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling
+from arpo_algo.entropy import entropy_from_logits
+from arpo_algo.errors import ConfigError, TrainingError
+
+_TAIL = 24  # tokens decoded to look for a stop string; longer than any closing tag
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What a cache slot holds: the tokens whose keys and values are valid, and who uses it."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    owner: int | None = None  # running request
+    held: int | None = None  # finished request that may be continued
+    used: int = 0  # step of last use, for eviction
+
+
+@dataclass(slots=True)
+class _Running:
+    request: Request
+    slot: _Slot
+    rng: np.random.Generator
+    fresh: list[int]  # tokens whose keys are not cached yet; the last one gives the next logits
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+
+
+class TorchEngine:
+    """Any supported Hugging Face causal LM on CPU or GPU, in process.
+
+    Args:
+        model: switched to attention ``"arpo"`` and to evaluation mode.
+        tokenizer: only decodes, to find stop strings.
+        slots: sequences that can run or be held at once; bounds memory together with ``max_length``.
+        max_length: longest sequence, prompt included; at most the model's context.
+        step_tokens: most tokens one forward computes (a single longer prompt is still run whole).
+
+    Raises:
+        ConfigError: an unsupported architecture, no end token, or sizes that do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        slots: int = 64,
+        max_length: int = 2048,
+        step_tokens: int = 4096,
+    ) -> None:
+        config = model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", max_length)
+        if max_length > context:
+            raise ConfigError(f"max_length {max_length} exceeds the model's context of {context} tokens")
+        if slots < 1 or step_tokens < 1:
+            raise ConfigError(f"slots and step_tokens must be >= 1, got {slots} and {step_tokens}")
+        use_arpo_attention(model)
+        model.train(False)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.vocab_size = int(config.vocab_size)
+        self.max_length = max_length
+        self.step_tokens = step_tokens
+        self.eos = _end_tokens(model, tokenizer)
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        weight = next(model.parameters())
+        self.cache = KVCache(
+            config.num_hidden_layers,
+            slots,
+            getattr(config, "num_key_value_heads", heads),
+            max_length,
+            head_dim,
+            weight.dtype,
+            str(weight.device),
+        )
+        self._slots = [_Slot(i) for i in range(slots)]
+        self._queue: list[Request] = []
+        self._running: dict[int, _Running] = {}
+        self._may_end: dict[tuple[int, str], bool] = {}
+        self._steps = 0
+        #: Counters for the speed studies: tokens run through the model, by why.
+        self.prefilled = 0
+        self.decoded = 0
+
+    # ------------------------------------------------------------------ Engine
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue or self._running)
+
+    def submit(self, request: Request) -> None:
+        if not request.tokens:
+            raise ConfigError(f"request {request.id} has no tokens")
+        if request.max_tokens < 1:
+            raise ConfigError(f"request {request.id}: max_tokens must be >= 1, got {request.max_tokens}")
+        need = len(request.tokens) + request.max_tokens
+        if need > self.max_length:
+            raise ConfigError(
+                f"request {request.id} needs {need} tokens ({len(request.tokens)} given + {request.max_tokens} new) "
+                f"but the engine holds {self.max_length}; raise max_length or shorten the prompt"
+            )
+        self._queue.append(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        self._steps += 1
+        self._admit()
+        if not self._running:
+            return []
+        rows = sorted(self._running.values(), key=lambda r: (len(r.fresh) > 1, r.slot.index))
+        logits = self._forward(rows)
+        return sorted(self._sample(rows, logits), key=lambda e: e.id)
+
+    def release(self, request_id: int) -> None:
+        for slot in self._slots:
+            if slot.held == request_id:
+                slot.held = None
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy ``weights`` into the model, casting to its dtype; tied heads follow their embedding.
+
+        Raises:
+            ConfigError: requests are running, or names do not fit the model.
+        """
+        if self.busy:
+            raise ConfigError("load_weights while requests are running would mix two policies in one rollout")
+        own = dict(self.model.named_parameters())
+        missing = sorted(set(own) - set(weights))
+        if missing:
+            raise ConfigError(f"weights lack {len(missing)} of the model's parameters, e.g. {missing[0]!r}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(weights[name])
+        for slot in self._slots:
+            slot.tokens, slot.held = [], None
+
+    # ------------------------------------------------------------------ admission
+
+    def _admit(self) -> None:
+        """Give queued requests a slot, first come first served, while slots and the token budget last."""
+        budget = self.step_tokens - len(self._running)
+        waiting: list[Request] = []
+        pending: list[_Slot] = []  # admitted in this step: their keys are not there yet
+        for i, request in enumerate(self._queue):
+            source, length = self._longest_prefix(request.tokens)
+            later, later_length = self._longest_prefix(request.tokens, pending)
+            if later is not None and later_length > length:
+                waiting.append(request)  # next step it can copy what is computed in this one
+                continue
+            # The last token is always run: it gives the logits.
+            length = min(length, len(request.tokens) - 1)
+            fresh = list(request.tokens[length:])
+            if len(fresh) > budget and (pending or self._running):
+                waiting += self._queue[i:]
+                break
+            slot = self._place(source, length)
+            if slot is None:
+                waiting += self._queue[i:]
+                break
+            if request.parent is not None:
+                self.release(request.parent)
+            slot.tokens = list(request.tokens)
+            slot.owner, slot.held, slot.used = request.id, None, self._steps
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.seed)))
+            self._running[request.id] = _Running(request, slot, rng, fresh)
+            pending.append(slot)
+            budget -= len(fresh)
+        self._queue = waiting
+
+    def _longest_prefix(self, tokens: tuple[int, ...], slots: list[_Slot] | None = None) -> tuple[_Slot | None, int]:
+        """The slot sharing the longest cached prefix with ``tokens``; with ``slots``, as if those were all cached."""
+        best, length = None, 0
+        for slot in self._slots if slots is None else slots:
+            valid = len(slot.tokens)
+            if slots is None and slot.owner is not None:
+                valid -= len(self._running[slot.owner].fresh)
+            if valid <= length:
+                continue
+            n = min(valid, _common_prefix(slot.tokens, tokens))
+            if n > length:
+                best, length = slot, n
+        return best, length
+
+    def _place(self, source: _Slot | None, length: int) -> _Slot | None:
+        """A slot whose first ``length`` positions are cached: the source itself when it is idle, else a copy."""
+        if source is not None and source.owner is None and len(source.tokens) <= length + 1:
+            return source  # continue in place
+        idle = [s for s in self._slots if s.owner is None and s.held is None]
+        if not idle:
+            return None
+        # Empty first, then least recently used; never overwrite the source before it is copied.
+        slot = min(idle, key=lambda s: (s is source, bool(s.tokens), s.used, s.index))
+        if source is not None and slot is not source and length:
+            self.cache.copy_prefix(source.index, slot.index, length)
+        return slot
+
+    # ------------------------------------------------------------------ one forward
+
+    def _forward(self, rows: list[_Running]) -> torch.Tensor:
+        """Run every row's fresh tokens; returns the logits after each row's last token, [rows, V] float32."""
+        device = self.cache.k.device
+        ids: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
+        decode: list[Chunk] = []
+        prefill: list[Chunk] = []
+        for row in rows:
+            end = len(row.slot.tokens)
+            start = end - len(row.fresh)
+            chunk = Chunk(len(ids), len(ids) + len(row.fresh), row.slot.index, start)
+            (decode if len(row.fresh) == 1 else prefill).append(chunk)
+            ids += row.fresh
+            positions += range(start, end)
+            last.append(len(ids) - 1)
+        self.decoded += len(decode)
+        self.prefilled += len(ids) - len(decode)
+        out = self.model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(last, device=device),
+            plan=CachePlan(self.cache, decode, prefill),
+        )
+        logits: torch.Tensor = out.logits[0].float()
+        return logits
+
+    # ------------------------------------------------------------------ sampling
+
+    def _sample(self, rows: list[_Running], logits: torch.Tensor) -> list[Event]:
+        tokens, logprobs, entropies = draw(logits, [r.request.sampling for r in rows], [r.rng for r in rows])
+        bad = [r.request.id for r, x in zip(rows, entropies, strict=True) if math.isnan(x)]
+        if bad:
+            raise TrainingError(f"the model gave non-finite logits for requests {bad}; its weights have diverged")
+        events: list[Event] = []
+        for row, token, logprob, entropy in zip(rows, tokens, logprobs, entropies, strict=True):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            row.entropies.append(entropy)
+            reason = self._ended(row, token)
+            request = row.request
+            if len(row.tokens) == request.probe and reason is None:
+                events.append(Probed(request.id, tuple(row.entropies)))
+            if reason is None:
+                row.slot.tokens.append(token)
+                row.fresh = [token]
+                continue
+            # The last token's key is not cached: the slot's tokens stop before it.
+            row.slot.owner, row.slot.held, row.slot.used = None, request.id, self._steps
+            del self._running[request.id]
+            text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+            events.append(
+                Finished(request.id, tuple(row.tokens), tuple(row.logprobs), tuple(row.entropies), str(text), reason)
+            )
+        return events
+
+    def _ended(self, row: _Running, token: int) -> Literal["stop", "eos", "length"] | None:
+        if token in self.eos:
+            return "eos"
+        if self._stops(row, token):
+            return "stop"
+        return "length" if len(row.tokens) >= row.request.max_tokens else None
+
+    def _stops(self, row: _Running, token: int) -> bool:
+        """Whether ``token`` completes a stop string, wherever token boundaries fall."""
+        stops = row.request.stop
+        # Cheap first: most tokens hold no last character of any stop string.
+        if not any(self._holds(token, stop[-1]) for stop in stops):
+            return False
+        tail = str(self.tokenizer.decode(row.tokens[-_TAIL:]))
+        before = str(self.tokenizer.decode(row.tokens[-_TAIL:-1]))
+        return any(tail.count(stop) > before.count(stop) for stop in stops)
+
+    def _holds(self, token: int, char: str) -> bool:
+        key = (token, char)
+        if key not in self._may_end:
+            self._may_end[key] = char in str(self.tokenizer.decode([token]))
+        return self._may_end[key]
+
+
+def draw(
+    logits: torch.Tensor, samplings: list[Sampling], rngs: list[np.random.Generator]
+) -> tuple[list[int], list[float], list[float]]:
+    """Draw one token a row by inverting the CDF at the row's own uniform number.
+
+    Args:
+        logits: [rows, V] float32.
+        samplings, rngs: one a row.
+
+    Returns:
+        tokens, their log-probs under the distribution drawn from, and entropies of softmax(z / temperature) in nats.
+    """
+    device = logits.device
+    if any(s.temperature not in (0.0, 1.0) for s in samplings):
+        logits = logits / torch.tensor([s.temperature or 1.0 for s in samplings], device=device)[:, None]
+    logp = torch.log_softmax(logits, -1)
+    p = logp.exp()
+    entropies = -(p * logp).sum(-1)
+    if entropies.isnan().any():  # masked logits (−inf) give 0·−inf; NaN logits stay NaN
+        entropies = entropy_from_logits(logits)
+    for i, sampling in enumerate(samplings):
+        if sampling.temperature > 0 and (sampling.top_p < 1 or sampling.top_k):
+            logp[i] = _truncate(logp[i], sampling)
+            p[i] = logp[i].exp()
+    u = torch.tensor([rng.random() for rng in rngs], dtype=torch.float64, device=device)
+    tokens = _inverse_cdf(p, u)
+    if any(s.temperature == 0 for s in samplings):
+        greedy = torch.tensor([s.temperature == 0 for s in samplings], device=device)
+        tokens = torch.where(greedy, logits.argmax(-1), tokens)
+    chosen = logp.gather(1, tokens[:, None])[:, 0]
+    return tokens.tolist(), chosen.tolist(), entropies.tolist()
+
+
+def _inverse_cdf(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """The token whose share of the cumulated mass holds ``u``. p: [rows, V] float32; u: [rows] in [0, 1).
+
+    In two levels, block then token, with float64 sums: a float32 running sum over a large vocabulary is off
+    by more than the rarest tokens weigh, and a float64 one over all of it costs as much as a layer.
+    """
+    rows, vocab = p.shape
+    width = 256
+    padded = torch.nn.functional.pad(p, (0, -vocab % width)).view(rows, -1, width)
+    blocks = padded.sum(-1).double().cumsum(-1)
+    target = u * blocks[:, -1]
+    block = torch.searchsorted(blocks, target[:, None], right=True).clamp_(max=blocks.shape[1] - 1)
+    below = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    inside = padded[torch.arange(rows, device=p.device), block[:, 0]].double().cumsum(-1)
+    # Rounding between the levels must not carry the target past the block's last token of positive mass.
+    offset = torch.minimum(target[:, None] - below, inside[:, -1:].nextafter(torch.zeros_like(inside[:, -1:])))
+    token = torch.searchsorted(inside, offset.clamp_(min=0.0), right=True)
+    return (block * width + token)[:, 0]
+
+
+def _truncate(logp: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Keep the top k tokens, then the smallest set whose mass reaches top_p; renormalise. ``logp``: [V]."""
+    order = logp.argsort(descending=True, stable=True)
+    ranked = logp[order]
+    keep = torch.ones_like(ranked, dtype=torch.bool)
+    if sampling.top_k:
+        keep[sampling.top_k :] = False
+    if sampling.top_p < 1:
+        mass = torch.where(keep, ranked, -torch.inf).softmax(-1)
+        keep &= mass.cumsum(-1) - mass < sampling.top_p
+    out = torch.full_like(logp, -torch.inf)
+    out[order[keep]] = ranked[keep]
+    return torch.log_softmax(out, -1)
+
+
+def _common_prefix(a: list[int], b: tuple[int, ...]) -> int:
+    n = min(len(a), len(b))
+    if tuple(a[:n]) == b[:n]:
+        return n
+    low, high = 0, n  # bisection over slices compares at C speed
+    while high - low > 1:
+        middle = (low + high) // 2
+        if tuple(a[low:middle]) == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    found: set[int] = set()
+    generation: Any = getattr(model, "generation_config", None)
+    for value in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(value)
+    if not found:
+        raise ConfigError("neither the model nor its tokenizer names an end token (eos_token_id)")
+    return frozenset(found)

@@ -1,0 +1,285 @@
+"""The update: packed trees through the model, an algorithm's loss, one optimiser step a mini-batch.
+
+The model runs each unique token once (:mod:`arpo_algo.packing`), the head only where a token is predicted, in
+chunks that are recomputed in the backward pass, so that full logits never exist. Trees whose advantages are all
+zero are counted in every normaliser but not computed: their gradient is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from arpo_algo.advantages import term_weights
+from arpo_algo.attention import use_arpo_attention
+from arpo_algo.errors import ConfigError, TrainingError, unknown
+from arpo_algo.losses import LossBatch, LossOutput
+from arpo_algo.packing import Credit, Credited, Pack, pack, split
+from arpo_algo.tree import Tree
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Algorithm(Protocol):
+    """What the trainer knows of an algorithm: data and two pure functions; no model, no IO."""
+
+    @property
+    def M(self) -> int: ...
+    @property
+    def N(self) -> int: ...
+    @property
+    def aggregation(self) -> Literal["token", "sequence"]: ...
+    @property
+    def shared_once(self) -> bool: ...
+
+    def advantages(self, trees: Sequence[Tree]) -> list[Credit]:
+        """Rewards -> the advantage of each action node in each trajectory, one credit a tree."""
+        ...
+
+    def loss(self, batch: LossBatch) -> LossOutput:
+        """A weighted sum over the terms of a pack; sums over packs add up to the mini-batch's loss."""
+        ...
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Optimiser and batching; defaults are the paper's where it names them.
+
+    Args:
+        lr, weight_decay, betas, max_grad_norm: AdamW, constant rate after ``warmup_steps``; gradient clipping by norm.
+        mini_batch: prompts a optimiser step; None: all of a step's prompts, one step (strictly on-policy).
+        epochs: passes over a step's trees.
+        pack_tokens: unique tokens a forward at most.
+        precision: ``auto`` is bfloat16 autocast on GPUs and on CPUs with AMX, else float32.
+        gradient_checkpointing: recompute layers in the backward pass.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    lr: float = 1e-6
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 0
+    mini_batch: int | None = None
+    epochs: int = 1
+    pack_tokens: int = 4096
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be > 0, got {self.lr}")
+        if self.epochs < 1 or self.pack_tokens < 1 or (self.mini_batch is not None and self.mini_batch < 1):
+            raise ConfigError("epochs, pack_tokens and mini_batch must be >= 1")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise unknown("precision", self.precision, ("auto", "float32", "bfloat16"))
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What ``auto`` means here. On CPUs bfloat16 pays only with AMX; without, it measured 0.6 times float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "float32"
+    return "bfloat16" if "amx_bf16" in flags else "float32"
+
+
+@dataclass
+class TokenOutput:
+    """Log-prob (with gradient) and entropy (without) of each loss token, both [U] float32."""
+
+    logp: torch.Tensor
+    entropy: torch.Tensor
+
+
+def score(model: PreTrainedModel, packed: Pack, *, temperature: float = 1.0, head_rows: int = 512) -> TokenOutput:
+    """Log-probs of a pack's loss tokens under softmax(z / temperature)."""
+    hidden = model.base_model(
+        input_ids=packed.tokens[None], position_ids=packed.positions[None], use_cache=False, plan=packed.plan()
+    ).last_hidden_state[0]
+    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+
+    def rows(h: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(h).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        logp_all = torch.log_softmax(logits, -1)
+        logp = logp_all.gather(-1, target[:, None])[:, 0]
+        with torch.no_grad():
+            entropy = -(logp_all.exp() * logp_all).sum(-1)
+        return logp, entropy
+
+    logps, entropies = [], []
+    for begin in range(0, len(packed.source), head_rows):
+        h = hidden[packed.source[begin : begin + head_rows]]
+        target = packed.target[begin : begin + head_rows]
+        if torch.is_grad_enabled():
+            logp, entropy = checkpoint(rows, h, target, use_reentrant=False)
+        else:
+            logp, entropy = rows(h, target)
+        logps.append(logp)
+        entropies.append(entropy)
+    return TokenOutput(torch.cat(logps), torch.cat(entropies))
+
+
+class Learner:
+    """Owns the optimiser of one model.
+
+    Raises:
+        ConfigError: an unsupported architecture.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: LearnerConfig, *, temperature: float = 1.0) -> None:
+        use_arpo_attention(model)
+        self.model = model
+        self.config = config
+        self.temperature = temperature or 1.0
+        self.device = next(model.parameters()).device
+        self.precision = resolve_precision(config.precision, self.device)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.steps = 0
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    # ------------------------------------------------------------------ reinforcement learning
+
+    def update(
+        self,
+        trees: Sequence[Tree],
+        algorithm: Algorithm,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, float]:
+        """One training step's update from its trees; returns metrics.
+
+        Raises:
+            TrainingError: a non-finite loss or gradient.
+        """
+        credits = algorithm.advantages(trees)
+        size = self.config.mini_batch or len(trees)
+        batches = [
+            self._batch(trees[i : i + size], credits[i : i + size], algorithm) for i in range(0, len(trees), size)
+        ]
+        self.model.train()
+        several = len(batches) * self.config.epochs > 1
+        # With one optimiser step the policy at its start *is* the current one; else remember it.
+        old = [[self._logp(p) for p in packs] for packs in batches] if several else None
+        sums: dict[str, float] = {}
+        rounds = [(b, i) for _ in range(self.config.epochs) for b, i in zip(batches, range(len(batches)), strict=True)]
+        total = sum(len(packs) for packs, _ in rounds)
+        done = 0
+        for packs, index in rounds:
+            for j, packed in enumerate(packs):
+                self._accumulate(packed, algorithm, None if old is None else old[index][j], sums)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + self.optimizer_step()
+        return {key: value / len(rounds) for key, value in sums.items()}
+
+    def _batch(self, trees: Sequence[Tree], credits: Sequence[Credit], algorithm: Algorithm) -> list[Pack]:
+        weights = term_weights(trees, algorithm.aggregation, shared_once=algorithm.shared_once)
+        items = [
+            Credited(tree, credit, weight)
+            for tree, credit, weight in zip(trees, credits, weights, strict=True)
+            if any(credit.values())
+        ]
+        return [pack(group).to(self.device) for group in split(items, self.config.pack_tokens)]
+
+    def _logp(self, packed: Pack) -> torch.Tensor:
+        with torch.no_grad(), self.autocast():
+            return score(self.model, packed, temperature=self.temperature).logp
+
+    def _accumulate(self, packed: Pack, algorithm: Algorithm, old: torch.Tensor | None, sums: dict[str, float]) -> None:
+        with self.autocast():
+            out = score(self.model, packed, temperature=self.temperature)
+        loss = loss_of(packed, out, algorithm, old)
+        if not torch.isfinite(loss.loss):
+            raise TrainingError(f"the loss is {loss.loss.item()}; lower lr, or look at the last saved trees")
+        loss.loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            mismatch = (out.logp.detach() - packed.rollout_logp)[packed.term]
+            w = packed.weight
+            own = {
+                "loss": float(loss.loss.detach()),
+                "entropy": float((w * out.entropy[packed.term]).sum()),
+                # k1 and k3-type view of how far the engine's numbers are from the learner's (should be ~0)
+                "rollout_kl": float((w * (mismatch.exp() - 1 - mismatch)).sum()),
+            }
+        for key, value in {**own, **loss.metrics}.items():
+            sums[key] = sums.get(key, 0.0) + value
+
+    def optimizer_step(self) -> float:
+        """Clip, step, clear; returns the gradient norm before clipping.
+
+        Raises:
+            TrainingError: the norm is not finite (the weights are left as they were).
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(f"the gradient norm is {norm}; no step was taken")
+        self.steps += 1
+        warm = min(1.0, self.steps / self.config.warmup_steps) if self.config.warmup_steps else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * warm
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    # ------------------------------------------------------------------ cold start
+
+    def imitate(self, trees: Sequence[Tree]) -> dict[str, float]:
+        """One step of supervised learning: mean negative log-likelihood of all action tokens of the trees."""
+        self.model.train()
+        weights = term_weights(trees, "token")
+        items = [Credited(t, dict.fromkeys(w, 1.0), w) for t, w in zip(trees, weights, strict=True)]
+        total = 0.0
+        for group in split(items, self.config.pack_tokens):
+            packed = pack(group).to(self.device)
+            with self.autocast():
+                out = score(self.model, packed, temperature=1.0)
+            loss = -(packed.weight * out.logp[packed.term]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return {"loss": total, "grad_norm": self.optimizer_step()}
+
+
+def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Tensor | None = None) -> LossOutput:
+    """Expand loss tokens to loss terms and apply the algorithm. ``old`` [U]: None means the current policy."""
+    logp = out.logp[packed.term]
+    old_logp = logp.detach() if old is None else old[packed.term]
+    return algorithm.loss(
+        LossBatch(
+            logp,
+            old_logp,
+            packed.rollout_logp[packed.term],
+            packed.advantage,
+            out.entropy[packed.term],
+            packed.leaf,
+            packed.node,
+            packed.weight,
+        )
+    )

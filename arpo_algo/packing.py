@@ -1,0 +1,207 @@
+"""Trees -> packed batches: every unique token once, and a flat list of loss terms.
+
+The row holds each segment (a run without forks) once, depth first, and for several trees the prefix that all
+their prompts share (the system prompt) once too. A *loss token* is an action token: it names the row position
+that predicts it (``source``) and its id (``target``); a fork position predicts several. A *loss term* is a
+(trajectory, loss token) pair, so that an algorithm written for flat batches is exact on trees: terms of a shared
+token read the same log-prob, and the gradient adds up by itself. Normalisers count terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from arpo_algo.attention import Segment, TreePlan
+from arpo_algo.errors import ConfigError
+from arpo_algo.tree import Node, Tree
+
+#: (leaf node id, action node id) -> advantage of that node's tokens in that leaf's trajectory.
+Credit = Mapping[tuple[int, int], float]
+
+_MIN_SHARED = 8  # a shorter common prefix is not worth a segment of its own
+
+
+@dataclass
+class Pack:
+    """Packed trees. T row tokens, U loss tokens, R loss terms, all one-dimensional tensors.
+
+    ``tokens``, ``positions`` [T]; ``source``, ``target``, ``rollout_logp`` [U]; ``term`` [R] indexes loss
+    tokens; ``leaf``, ``node`` [R] number trajectories and nodes within the pack; ``advantage``, ``weight`` [R].
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    segments: list[Segment]
+    source: torch.Tensor
+    target: torch.Tensor
+    rollout_logp: torch.Tensor
+    term: torch.Tensor
+    leaf: torch.Tensor
+    node: torch.Tensor
+    advantage: torch.Tensor
+    weight: torch.Tensor
+
+    def plan(self) -> TreePlan:
+        return TreePlan(self.segments, self.positions)
+
+    def to(self, device: torch.device) -> Pack:
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Credited:
+    """A tree and what its trajectories' tokens weigh in the loss."""
+
+    tree: Tree
+    credit: Credit
+    #: (leaf, action node) -> weight of each of its terms in the loss's weighted sum.
+    weight: Mapping[tuple[int, int], float]
+
+
+def n_terms(tree: Tree) -> int:
+    """Loss terms of a tree: action tokens summed over trajectories, shared ones counted in each."""
+    return sum(len(n.tokens) for leaf in tree.leaves() for n in tree.path(leaf.id) if n.kind == "action")
+
+
+def chains(tree: Tree) -> list[Tree]:
+    """Each trajectory as a tree of its own: the flat batch that packing must equal."""
+    out = []
+    for leaf in tree.leaves():
+        path = tree.path(leaf.id)
+        chain = Tree(tree.task_id, path[0].tokens)
+        at = 0
+        for node in path[1:]:
+            new = chain.add(at, node.kind, node.tokens)
+            new.logprobs, new.entropies = list(node.logprobs), list(node.entropies)
+            at = new.id
+        chain.nodes[at].outcome = leaf.outcome
+        out.append(chain)
+    return out
+
+
+def split(items: Sequence[Credited], max_tokens: int) -> list[list[Credited]]:
+    """Group trees, in order, into packs of at most ``max_tokens`` unique tokens.
+
+    Raises:
+        ConfigError: one tree alone is larger.
+    """
+    packs: list[list[Credited]] = []
+    size = 0
+    for item in items:
+        n = item.tree.n_tokens
+        if n > max_tokens:
+            raise ConfigError(
+                f"the tree of task {item.tree.task_id} has {n} unique tokens and pack_tokens is {max_tokens}; "
+                "raise pack_tokens, or lower M or max_tokens"
+            )
+        if not packs or size + n > max_tokens:
+            packs.append([])
+            size = 0
+        packs[-1].append(item)
+        size += n
+    return packs
+
+
+def pack(items: Sequence[Credited]) -> Pack:
+    """Lay trees out in one row."""
+    row = _Row(_shared_prefix([i.tree.nodes[0].tokens for i in items]))
+    for item in items:
+        row.add(item)
+    return row.done()
+
+
+def _shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """The tokens all prompts begin with, at least one token short of each; [] when not worth it."""
+    if len(prompts) < 2:
+        return []
+    first = min(prompts, key=len)
+    n = 0
+    while n < len(first) - 1 and all(p[n] == first[n] for p in prompts):
+        n += 1
+    return first[:n] if n >= _MIN_SHARED else []
+
+
+class _Row:
+    def __init__(self, shared: list[int]) -> None:
+        self.tokens: list[int] = list(shared)
+        self.positions: list[int] = list(range(len(shared)))
+        self.segments: list[Segment] = [Segment(0, len(shared), 0)] if shared else []
+        self.shared = len(shared)
+        self.source: list[int] = []
+        self.target: list[int] = []
+        self.logp: list[float] = []
+        self.term: list[int] = []
+        self.leaf: list[int] = []
+        self.node: list[int] = []
+        self.advantage: list[float] = []
+        self.weight: list[float] = []
+        self.leaves = 0
+        self.nodes = 0
+
+    def add(self, item: Credited) -> None:
+        tree = item.tree
+        below = tree.leaves_below()
+        at: dict[int, int] = {}  # node -> row position of its first token
+        first_loss: dict[int, int] = {}  # action node -> its first loss token
+        above = ((0, self.shared),) if self.shared else ()
+        # (head node of a segment, ancestor ranges, row position of the token before it)
+        stack: list[tuple[Node, tuple[tuple[int, int], ...], int]] = [(tree.nodes[0], above, self.shared - 1)]
+        while stack:
+            head, ancestors, before = stack.pop()
+            begin, node = len(self.tokens), head
+            start = head.start + (self.shared if head.id == 0 else 0)
+            while True:
+                own = node.tokens[self.shared :] if node.id == 0 else node.tokens
+                at[node.id] = len(self.tokens)
+                if node.kind == "action":
+                    first_loss[node.id] = len(self.source)
+                    for i, token in enumerate(own):
+                        self.source.append(before if i == 0 else len(self.tokens) + i - 1)
+                        self.target.append(token)
+                    self.logp += node.logprobs
+                self.tokens += own
+                self.positions += range(node.end - len(own), node.end)
+                if own:
+                    before = len(self.tokens) - 1
+                # Branches that no scored trajectory uses are left out.
+                children = [tree.nodes[c] for c in node.children if below[c]]
+                if len(children) != 1:
+                    break
+                node = children[0]
+            end = len(self.tokens)
+            if end > begin:
+                self.segments.append(Segment(begin, end, start, ancestors))
+                ancestors = (*ancestors, (begin, end))
+            stack.extend((child, ancestors, before) for child in reversed(children))
+        for leaf in tree.leaves():
+            for node in tree.path(leaf.id):
+                if node.kind != "action":
+                    continue
+                n, key = len(node.tokens), (leaf.id, node.id)
+                self.term += range(first_loss[node.id], first_loss[node.id] + n)
+                self.leaf += [self.leaves] * n
+                self.node += [self.nodes + node.id] * n
+                self.advantage += [item.credit[key]] * n
+                self.weight += [item.weight[key]] * n
+            self.leaves += 1
+        self.nodes += len(tree.nodes)
+
+    def done(self) -> Pack:
+        return Pack(
+            torch.tensor(self.tokens),
+            torch.tensor(self.positions),
+            self.segments,
+            torch.tensor(self.source),
+            torch.tensor(self.target),
+            torch.tensor(self.logp),
+            torch.tensor(self.term),
+            torch.tensor(self.leaf),
+            torch.tensor(self.node),
+            torch.tensor(self.advantage),
+            torch.tensor(self.weight),
+        )

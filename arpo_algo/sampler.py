@@ -1,0 +1,438 @@
+"""``TreeSampler``: one engine, environment clones and a branching rule -> rollout trees (ARPO, section 3.2).
+
+A prompt has a budget of M trajectories. N start at the root. Right after each tool result the next turn's first
+k tokens are watched; if the rule says so, siblings are forked AT THAT NODE: ``env.clone()``, same prefix, its
+keys reused. They join the running batch at once. When all paths of a tree have ended short of M, the rest start
+at the root, all together.
+
+No barrier: each trajectory goes on when its own tool has answered. Determinism without a barrier: a result is
+admitted ``tool_lag`` engine steps after its call, waiting if it must, so that the batches an engine sees depend
+on counts and not on the clock. ``tool_lag=None`` admits results as they come (for slow, uneven tools).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from arpo_algo.branching import BranchingRule, FairBudget, Never, Probe
+from arpo_algo.engines.base import Engine, Event, Finished, Request, Sampling
+from arpo_algo.entropy import normalised_mean
+from arpo_algo.errors import ConfigError
+from arpo_algo.rendering import Renderer
+from arpo_algo.tree import ForkDecision, Node, Outcome, Tree
+from arpo_env.env import AgentEnv
+from arpo_env.errors import InfraError
+
+#: An AgentEnv inside whatever wrappers the user chose; ``copy.deepcopy`` forks it, wrappers included.
+TextEnv = gymnasium.Env[str, str]
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How a group is sampled.
+
+    Args:
+        M: trajectories a prompt. N: how many of them start at the root; the rest are forks (or filled up).
+        branching: when to fork; ``Never()`` is trajectory-level sampling and then N must equal M.
+        sampling: temperature and the like.
+        max_turn_tokens: new tokens a turn at most. max_tokens: tokens of a trajectory at most, prompt included.
+        tool_lag: engine steps between a call and the admission of its result; None: as they come.
+
+    Raises:
+        ConfigError: contradictory values.
+    """
+
+    M: int = 16
+    N: int = 8
+    branching: BranchingRule = field(default_factory=Never)
+    sampling: Sampling = field(default_factory=Sampling)
+    max_turn_tokens: int = 256
+    max_tokens: int = 2048
+    tool_lag: int | None = 1
+
+    def __post_init__(self) -> None:
+        if self.N < 1:
+            raise ConfigError(f"N must be >= 1 root rollout, got {self.N}")
+        if self.M < self.N:
+            raise ConfigError(f"M={self.M} trajectories cannot hold N={self.N} root rollouts; need M >= N")
+        if self.branching.probe_tokens == 0 and self.M != self.N:
+            raise ConfigError(f"branching that never forks needs M == N, got M={self.M}, N={self.N}")
+        if self.max_turn_tokens < 1 or self.max_tokens < 1:
+            raise ConfigError(f"token budgets must be >= 1, got {self.max_turn_tokens} and {self.max_tokens}")
+        if self.tool_lag is not None and self.tool_lag < 0:
+            raise ConfigError(f"tool_lag must be >= 0 or None, got {self.tool_lag}")
+
+
+@dataclass
+class _Group:
+    """A tree under way."""
+
+    index: int
+    tree: Tree
+    budget: FairBudget
+    live: list[int]  # running branches by root
+    roots: int = 0
+    env: TextEnv | None = None  # as reset; cloned for each root
+    stop: tuple[str, ...] = ()
+
+
+@dataclass
+class _Branch:
+    """A trajectory under way: where it stands and what it inherited."""
+
+    group: _Group
+    root: int
+    key: tuple[int, ...]  # path of fork choices: names the branch's random streams
+    env: TextEnv
+    above: int  # node the current turn hangs below
+    prefix: list[int]  # token ids up to there
+    may_fork: bool
+    baseline: float | None = None
+    turn: int = 0
+    forks_on_path: int = 0
+    node: int | None = None  # the current turn's node
+    decided: bool = False  # this turn's probe was looked at
+    request: int | None = None  # the last finished request, held by the engine
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A turn handed to its environment; its result is due at an engine step."""
+
+    branch: _Branch
+    future: Future[tuple[str, SupportsFloat, bool, bool, dict[str, Any]]]
+    due: int | None
+
+
+class TreeSampler:
+    """Samples groups of trajectories.
+
+    Args:
+        engine: generates tokens.
+        renderer: chats to tokens.
+        make_env: builds an environment (``gymnasium.make`` …); one is kept a concurrent group.
+        config: see :class:`RolloutConfig`.
+        workers: threads that environments step in.
+
+    Raises:
+        ConfigError: budgets that the engine cannot hold.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        make_env: Callable[[], TextEnv],
+        config: RolloutConfig,
+        *,
+        workers: int = 8,
+    ) -> None:
+        if config.max_tokens > engine.max_length:
+            raise ConfigError(f"max_tokens {config.max_tokens} exceeds the engine's max_length {engine.max_length}")
+        self.engine = engine
+        self.renderer = renderer
+        self.make_env = make_env
+        self.config = config
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="arpo-env")
+        self._spare: list[TextEnv] = []
+        self._next_id = 0
+
+    def close(self) -> None:
+        """Close environments and threads. Idempotent."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for env in self._spare:
+            env.close()
+        self._spare.clear()
+
+    def sample(
+        self,
+        tasks: Sequence[dict[str, Any]],
+        *,
+        seed: int | Sequence[int],
+        on_leaf: Callable[[Tree, Node], None] | None = None,
+    ) -> list[Tree]:
+        """One finished tree a task.
+
+        Args:
+            tasks: ``reset`` options, one a prompt (``{"split": "train", "index": 3}``).
+            seed: entropy of every random stream in this call; same seed and weights, same trees.
+            on_leaf: called at each trajectory's end (progress display).
+
+        Raises:
+            ConfigError: a prompt that leaves no room for a turn.
+            InfraError: every trajectory of a tree was spoilt by infrastructure.
+        """
+        entropy = (seed,) if isinstance(seed, int) else tuple(seed)
+        run = _Run(self, entropy, on_leaf)
+        try:
+            return run.run(tasks)
+        finally:
+            run.cleanup()
+
+
+class _Run:
+    """The event loop of one :meth:`TreeSampler.sample` call."""
+
+    def __init__(
+        self, sampler: TreeSampler, entropy: tuple[int, ...], on_leaf: Callable[[Tree, Node], None] | None
+    ) -> None:
+        self.sampler = sampler
+        self.engine = sampler.engine
+        self.config = sampler.config
+        self.entropy = entropy
+        self.on_leaf = on_leaf
+        self.running: dict[int, _Branch] = {}
+        self.calls: list[_Call] = []
+        self.steps = 0
+        self.groups: list[_Group] = []
+
+    def rng(self, group: _Group, key: tuple[int, ...], purpose: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([*self.entropy, group.index, purpose, *key]))
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, tasks: Sequence[dict[str, Any]]) -> list[Tree]:
+        for index, options in enumerate(tasks):
+            self.open_group(index, options)
+        while self.running or self.calls:
+            self.collect()
+            if self.engine.busy:
+                self.steps += 1
+                for event in self.engine.step():
+                    self.on_event(event)
+        trees = [group.tree for group in self.groups]
+        for tree in trees:
+            if not tree.leaves():
+                first = tree.void_leaves()[0].outcome
+                raise InfraError(
+                    f"all {len(tree.void_leaves())} trajectories of task {tree.task_id} were spoilt by "
+                    f"infrastructure; the first: {first.stop_reason if first else 'unknown'}"
+                )
+        return trees
+
+    def cleanup(self) -> None:
+        """Leave nothing behind, also after an exception."""
+        for call in self.calls:
+            call.future.cancel()
+        wait([c.future for c in self.calls])
+        for branch in [*self.running.values(), *(c.branch for c in self.calls)]:
+            branch.env.close()
+        for request_id in self.running:
+            self.engine.release(request_id)
+        for group in self.groups:
+            if group.env is not None:
+                group.env.close()
+
+    def open_group(self, index: int, options: dict[str, Any]) -> None:
+        env = self.sampler._spare.pop() if self.sampler._spare else self.sampler.make_env()
+        _, info = env.reset(options=options)
+        inner = _agent(env)
+        prompt = self.sampler.renderer.prompt(info["messages"])
+        room = self.config.max_tokens - len(prompt)
+        if room < 1:
+            raise ConfigError(
+                f"the prompt of task {info['task_id']} has {len(prompt)} tokens and max_tokens is "
+                f"{self.config.max_tokens}; raise max_tokens or choose shorter tasks"
+            )
+        tree = Tree(info["task_id"], prompt, prompt_text=info["messages"][-1]["content"])
+        rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, index, _BUDGET]))
+        budget = FairBudget(self.config.M - self.config.N, self.config.N, rng)
+        group = _Group(index, tree, budget, [0] * self.config.N, env=env, stop=inner.stop_strings)
+        self.groups.append(group)
+        for _ in range(self.config.N):
+            self.start_root(group, may_fork=budget.forks > 0)
+
+    def start_root(self, group: _Group, *, may_fork: bool) -> None:
+        assert group.env is not None
+        root = group.roots
+        group.roots += 1
+        if root >= len(group.live):
+            group.live.append(0)
+        group.live[root] += 1
+        branch = _Branch(group, root, (root,), copy.deepcopy(group.env), 0, list(group.tree.nodes[0].tokens), may_fork)
+        self.submit(branch)
+
+    def submit(self, branch: _Branch) -> None:
+        """Ask the engine for the branch's next turn."""
+        config = self.config
+        request_id = self.sampler._next_id
+        self.sampler._next_id += 1
+        seed = np.random.SeedSequence([*self.entropy, branch.group.index, _TURN, branch.turn, *branch.key])
+        probe = config.branching.probe_tokens
+        self.engine.submit(
+            Request(
+                request_id,
+                tuple(branch.prefix),
+                min(config.max_turn_tokens, config.max_tokens - len(branch.prefix)),
+                branch.group.stop,
+                tuple(int(x) for x in seed.generate_state(4)),
+                config.sampling,
+                probe,
+                branch.request,
+            )
+        )
+        branch.node, branch.decided = None, False
+        self.running[request_id] = branch
+
+    # ------------------------------------------------------------------ events
+
+    def on_event(self, event: Event) -> None:
+        branch = self.running[event.id]
+        self.probe(branch, event.entropies)
+        if isinstance(event, Finished):
+            del self.running[event.id]
+            self.finished_turn(branch, event)
+
+    def current_node(self, branch: _Branch) -> Node:
+        """The node of the turn being generated, made at its first event so that its siblings come after it."""
+        tree = branch.group.tree
+        if branch.node is None:
+            branch.node = tree.add(branch.above, "action").id
+        return tree.nodes[branch.node]
+
+    def probe(self, branch: _Branch, entropies: tuple[float, ...]) -> None:
+        """The first k tokens of a turn are out (or all of a shorter turn): take the baseline, or maybe fork."""
+        k = self.config.branching.probe_tokens
+        if branch.decided or k == 0:
+            return
+        branch.decided = True
+        node = self.current_node(branch)
+        entropy = normalised_mean(entropies, k, self.engine.vocab_size)
+        if branch.baseline is None:  # H_initial: the trajectory's own first tokens
+            branch.baseline = entropy
+            return
+        group = branch.group
+        above = group.tree.nodes[branch.above]
+        rng = self.rng(group, (branch.turn, *branch.key), _FORK)
+        wish = self.config.branching.wish(Probe(entropy, branch.baseline, branch.forks_on_path, branch.turn, rng))
+        granted = group.budget.take(branch.root, wish.siblings) if branch.may_fork else 0
+        reason = wish.reason if granted == wish.siblings else f"{wish.reason}; budget left {granted}"
+        above.forks.append(ForkDecision(node.id, entropy, branch.baseline, wish.score, wish.siblings, granted, reason))
+        for sibling in range(granted):
+            self.fork(branch, node, sibling)
+        branch.forks_on_path = branch.forks_on_path + 1 if granted else 0
+
+    def fork(self, branch: _Branch, beside: Node, sibling: int) -> None:
+        """A sibling turn at the node where entropy was measured: same prefix, a live clone of its environment."""
+        group = branch.group
+        twin = _Branch(
+            group,
+            branch.root,
+            (*branch.key, branch.turn, sibling + 1),
+            copy.deepcopy(branch.env),
+            branch.above,
+            list(branch.prefix),
+            may_fork=True,
+            baseline=branch.baseline,  # inherited: it belongs to the trajectory's own start
+            turn=branch.turn,
+            forks_on_path=branch.forks_on_path + 1,
+        )
+        group.live[branch.root] += 1
+        self.submit(twin)
+        node = self.current_node(twin)
+        node.fork_of = beside.id
+        twin.decided = True  # the decision at this node has been taken
+
+    def finished_turn(self, branch: _Branch, event: Finished) -> None:
+        node = self.current_node(branch)
+        node.tokens += event.tokens
+        node.logprobs += event.logprobs
+        node.entropies += event.entropies
+        node.text = event.text
+        branch.prefix += event.tokens
+        branch.turn += 1
+        future = self.sampler._pool.submit(branch.env.step, event.text)
+        lag = self.config.tool_lag
+        self.calls.append(_Call(branch, future, None if lag is None else self.steps + lag))
+        branch.request = event.id  # its keys are held: the next turn continues them
+
+    def collect(self) -> None:
+        """Admit tool results that are due; if nothing else can run, wait for one."""
+        idle = not self.engine.busy
+        if self.config.tool_lag is None:
+            if idle and self.calls:
+                wait([c.future for c in self.calls], return_when=FIRST_COMPLETED)
+            ready = [c for c in self.calls if c.future.done()]
+        else:
+            first = self.calls[0].due if self.calls else None
+            now = max(self.steps, first) if idle and first is not None else self.steps
+            self.steps = now
+            ready = [c for c in self.calls if c.due is not None and c.due <= now]
+        self.calls = [c for c in self.calls if c not in ready]
+        for call in ready:
+            self.on_result(call)
+
+    def on_result(self, call: _Call) -> None:
+        branch = call.branch
+        try:
+            observation, reward, terminated, truncated, info = call.future.result()
+        except InfraError as error:
+            self.end(branch, Outcome(0.0, stop_reason=f"infra: {error}", void=True))
+            return
+        if not (terminated or truncated):
+            tokens = self.sampler.renderer.result(observation)
+            if len(branch.prefix) + len(tokens) < self.config.max_tokens:
+                node = branch.group.tree.add(self.current_node(branch).id, "result", tokens, text=observation)
+                node.ok = not info["tool_error"]
+                branch.prefix += tokens
+                branch.above = node.id
+                self.submit(branch)
+                return
+            # The result does not fit: the trajectory ends here, by its token budget.
+            _, reward, terminated, truncated, info = _agent(branch.env).truncate("max_tokens")
+        self.end(branch, _outcome(float(reward), truncated, info))
+
+    def end(self, branch: _Branch, outcome: Outcome) -> None:
+        group = branch.group
+        node = self.current_node(branch)
+        node.outcome = outcome
+        branch.env.close()
+        if branch.request is not None:
+            self.engine.release(branch.request)
+        if self.on_leaf is not None:
+            self.on_leaf(group.tree, node)
+        group.live[branch.root] -= 1
+        if group.live[branch.root] == 0 and branch.root < self.config.N:
+            group.budget.retire(branch.root)
+        if any(group.live):
+            return
+        # All paths have ended: fill up to M from the root, all at once.
+        ended = len(group.tree.leaves()) + len(group.tree.void_leaves())
+        for _ in range(self.config.M - ended):
+            self.start_root(group, may_fork=False)
+        if not any(group.live) and group.env is not None:
+            group.env.close()
+            self.sampler._spare.append(group.env)
+            group.env = None
+
+
+# What a random stream is for; part of every derived seed.
+_BUDGET, _TURN, _FORK = 0, 1, 2
+
+
+def _agent(env: TextEnv) -> AgentEnv:
+    inner = env.unwrapped
+    if not isinstance(inner, AgentEnv):
+        raise ConfigError(f"the sampler drives AgentEnv environments, got {type(inner).__name__}")
+    return inner
+
+
+def _outcome(reward: float, truncated: bool, info: dict[str, Any]) -> Outcome:
+    return Outcome(
+        reward=reward,
+        reward_terms=dict(info["reward_terms"]),
+        is_success=info["is_success"],
+        stop_reason=info["stop_reason"],
+        truncated=truncated,
+        tool_calls=info["tool_calls"],
+        turns=info["turn"],
+        answer=info["answer"],
+        info={"format_ok": info["format_ok"], "verdict": info["verdict"]},
+    )

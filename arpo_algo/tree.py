@@ -1,0 +1,189 @@
+"""The rollout tree: what was said, by whom, how sure the model was, and who shares it with whom.
+
+A tree is one prompt's group of M trajectories. A node is a maximal run of tokens of one author; it is
+append-only and is never re-tokenised::
+
+    prompt ── action ── result ─┬─ action ── result ── action*     * leaf: has an outcome
+           │                    └─ action*                         a fork: the *result* node has two children
+           └─ action*                                              a second root rollout
+
+``prompt`` and ``result`` tokens are outside the loss; ``action`` tokens carry the log-prob and entropy they
+were sampled with. Forking adds a child to the very node where entropy was measured. The released code kept
+flat lists without parent ids, so hard attribution was impossible; here the tree is the data structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FORMAT = 1
+NodeKind = Literal["prompt", "action", "result"]
+
+
+@dataclass(slots=True)
+class ForkDecision:
+    """Why siblings were, or were not, forked at a result node (one record a probe).
+
+    Entropies are means over the probe's tokens divided by ln|V|, in [0, 1]. ``score`` is the rule's
+    quantity (the paper's P_t), ``wanted`` the siblings the rule asked for, ``granted`` those the budget gave.
+    """
+
+    probe_node: int
+    entropy: float
+    baseline: float
+    score: float
+    wanted: int
+    granted: int
+    reason: str
+
+    @property
+    def delta(self) -> float:
+        """ΔH_t, normalised."""
+        return self.entropy - self.baseline
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a trajectory ended. ``void`` marks one spoilt by infrastructure: never scored, never trained on."""
+
+    reward: float
+    reward_terms: dict[str, float] = field(default_factory=dict)
+    is_success: bool = False
+    stop_reason: str = ""
+    truncated: bool = False
+    tool_calls: int = 0
+    turns: int = 0
+    answer: str | None = None
+    void: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Node:
+    """A run of tokens of one author. ``start`` is the position of its first token in the trajectory."""
+
+    id: int
+    parent: int | None
+    kind: NodeKind
+    start: int
+    tokens: list[int]
+    logprobs: list[float] = field(default_factory=list)  # actions only: of each token, as sampled
+    entropies: list[float] = field(default_factory=list)  # actions only: nats, before each token
+    children: list[int] = field(default_factory=list)
+    text: str = ""
+    fork_of: int | None = None  # the sibling this action was forked beside
+    forks: list[ForkDecision] = field(default_factory=list)  # results only
+    outcome: Outcome | None = None  # leaves only
+    ok: bool = True  # results only: the call worked
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+class Tree:
+    """One prompt and every trajectory sampled from it."""
+
+    def __init__(self, task_id: str, prompt_tokens: list[int], *, prompt_text: str = "") -> None:
+        if not prompt_tokens:
+            raise ValueError(f"the prompt of task {task_id!r} has no tokens")
+        self.task_id = task_id
+        self.nodes: list[Node] = [Node(0, None, "prompt", 0, list(prompt_tokens), text=prompt_text)]
+        self.meta: dict[str, Any] = {}
+
+    def add(self, parent: int, kind: NodeKind, tokens: list[int] | None = None, *, text: str = "") -> Node:
+        """Append a child of ``parent``; returns it.
+
+        Raises:
+            ValueError: the parent already ended a trajectory.
+        """
+        above = self.nodes[parent]
+        if above.outcome is not None:
+            raise ValueError(f"node {parent} is a leaf; nothing can follow it")
+        node = Node(len(self.nodes), parent, kind, above.end, list(tokens or ()), text=text)
+        above.children.append(node.id)
+        self.nodes.append(node)
+        return node
+
+    # ------------------------------------------------------------------ reading
+
+    def leaves(self) -> list[Node]:
+        """The ends of scored trajectories (void ones left out), in order of node id."""
+        return [n for n in self.nodes if n.outcome is not None and not n.outcome.void]
+
+    def void_leaves(self) -> list[Node]:
+        return [n for n in self.nodes if n.outcome is not None and n.outcome.void]
+
+    def path(self, node: int) -> list[Node]:
+        """The nodes from the prompt down to ``node``, both included."""
+        out = []
+        at: int | None = node
+        while at is not None:
+            out.append(self.nodes[at])
+            at = self.nodes[at].parent
+        return out[::-1]
+
+    def tokens(self, node: int) -> list[int]:
+        """All token ids from the prompt to the end of ``node``."""
+        return [t for n in self.path(node) for t in n.tokens]
+
+    def leaves_below(self) -> list[int]:
+        """For each node, how many scored leaves descend from it (1 for a leaf): the d of hard attribution."""
+        count = [0] * len(self.nodes)
+        for node in reversed(self.nodes):  # children have larger ids than parents
+            if node.outcome is not None:
+                count[node.id] = 0 if node.outcome.void else 1
+            if node.parent is not None:
+                count[node.parent] += count[node.id]
+        return count
+
+    def walk(self) -> Iterator[Node]:
+        """Depth first, children in order of creation."""
+        stack = [0]
+        while stack:
+            node = self.nodes[stack.pop()]
+            yield node
+            stack.extend(reversed(node.children))
+
+    @property
+    def n_tokens(self) -> int:
+        """Unique tokens: each node counted once."""
+        return sum(len(n.tokens) for n in self.nodes)
+
+    @property
+    def n_tokens_flat(self) -> int:
+        """Tokens of all trajectories laid out one by one."""
+        return sum(leaf.end for leaf in self.leaves())
+
+    @property
+    def n_forks(self) -> int:
+        return sum(1 for n in self.nodes if n.fork_of is not None)
+
+    @property
+    def tool_calls(self) -> int:
+        """Calls really made: a shared call counts once."""
+        return sum(1 for n in self.nodes if n.kind == "result")
+
+    # ------------------------------------------------------------------ saving
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form that :meth:`from_json` restores exactly."""
+        return {"format": FORMAT, "task_id": self.task_id, "meta": self.meta, "nodes": [asdict(n) for n in self.nodes]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Tree:
+        """Raises:
+        ValueError: another format version.
+        """
+        if data.get("format") != FORMAT:
+            raise ValueError(f"tree format {data.get('format')!r} cannot be read; this release reads {FORMAT}")
+        tree = cls.__new__(cls)
+        tree.task_id, tree.meta, tree.nodes = data["task_id"], dict(data["meta"]), []
+        for raw in data["nodes"]:
+            raw = dict(raw)
+            raw["forks"] = [ForkDecision(**f) for f in raw["forks"]]
+            raw["outcome"] = None if raw["outcome"] is None else Outcome(**raw["outcome"])
+            tree.nodes.append(Node(**raw))
+        return tree

@@ -1,0 +1,188 @@
+r"""Mathematical equality of a final answer and the gold, as a verdict.
+
+Two ways, in this order, because nearly all answers are plain numbers and a symbolic comparison costs a
+thousand times more:
+
+* the fast path, pure and exact: number literals (``literals.py``), equal strings after cleaning
+  (``latex.py``), and words ("Evelyn");
+* Math-Verify for the rest (expressions, tuples, sets, intervals, matrices, equations), in a killable
+  worker with a bound on CPU time (``math_verify_pool.py``). Running into the bound scores 0, and says so.
+
+The rules (units, percent, rounding, degrees …) are listed with examples in ``docs/rewards.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from arpo_env.errors import ConfigError
+from arpo_env.rewards.base import Verdict
+from arpo_env.rewards.latex import balanced, clean, flatten
+from arpo_env.rewards.literals import Number, numbers_equal, parse_number
+from arpo_env.rewards.math_verify_pool import MathVerifyPool
+from arpo_env.rewards.qa import tokens
+
+#: An answer longer than this and than four times the gold is refused unread.
+MAX_CHARS = 1500
+#: Deeper nesting is no final answer, and Math-Verify's parser is exponential in it.
+MAX_DEPTH = 40
+
+_pool = MathVerifyPool()
+_WORDS = re.compile(r"[^\W\d_][^\W\d_'’. -]*(?:[ '’.-]+[^\W\d_]+)*\.?")
+_NAME = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\)")
+_NOTHING = frozenset(("emptyset", "varnothing", "{}", "empty set", "no solution", "no solutions", "none"))
+_REASONS = {
+    "equal": "equal by Math-Verify",
+    "different": "different by Math-Verify",
+    "unreadable": "Math-Verify cannot read it",
+    "time": "comparison stopped at its CPU-time bound",
+    "memory": "comparison stopped at its memory bound",
+    "crash": "comparison crashed its worker",
+}
+
+
+def number_equal(answer: str, gold: str, *, exact: bool = True) -> Verdict:
+    """Equality of number literals only: pure, fast, and without the extra ``tasks``.
+
+    What is not a literal (an expression such as "2+3") scores 0, so that a question never answers itself.
+
+    Raises:
+        ConfigError: the gold is not a number literal.
+    """
+    want = parse_number(gold)
+    if want is None:
+        raise ConfigError(f"gold {gold[:60]!r} is not a number literal; use math_equal for expressions")
+    got = parse_number(answer)
+    if got is None:
+        return Verdict(0.0, f"{answer[:60]!r} is not a number")
+    same, reason = numbers_equal(got, want, exact=exact)
+    return Verdict(float(same), reason)
+
+
+def math_equal(answer: str, gold: str) -> Verdict:
+    r"""1 when ``answer`` equals ``gold`` as mathematics, else 0; ``reason`` says how it was decided.
+
+    >>> math_equal("0.5", r"\frac{1}{2}").score, math_equal("5", "-5").score, math_equal("15", "1.5").score
+    (1.0, 0.0, 0.0)
+
+    Raises:
+        ConfigError: the gold is blank.
+        ToolUnavailable: the fast path cannot decide and Math-Verify is not installed.
+        InfraError: the worker process cannot be kept alive, for reasons that are not this input's.
+    """
+    if not gold.strip():
+        raise ConfigError("the gold answer is blank; nothing can equal it")
+    if not answer.strip():
+        return Verdict(0.0, "empty answer")
+    if len(answer) > max(MAX_CHARS, 4 * len(gold)):
+        return Verdict(0.0, f"answer of {len(answer)} characters is too long for a gold of {len(gold)}")
+    return _math_equal(answer, gold)
+
+
+def math_equal_any(answer: str, golds: Sequence[str]) -> Verdict:
+    """The first 1 over several accepted golds, else the last verdict.
+
+    Raises:
+        ConfigError: no golds, or a bare string in their place.
+    """
+    if isinstance(golds, str) or not golds:
+        raise ConfigError(f"golds must be a non-empty sequence of answers, got {golds!r}")
+    verdict = Verdict(0.0)
+    for gold in golds:
+        verdict = math_equal(answer, gold)
+        if verdict.score == 1.0:
+            break
+    return verdict
+
+
+# All rollouts of one question tend to give the same few answers; the verdict is a pure function of the two.
+@lru_cache(maxsize=8192)
+def _math_equal(answer: str, gold: str) -> Verdict:
+    got, want = parse_number(answer), parse_number(gold)
+    if got is not None and want is not None:
+        same, reason = numbers_equal(got, want)
+        return Verdict(float(same), reason)
+    answer_latex, gold_latex = clean(answer), clean(gold)
+    answer_flat, gold_flat = flatten(answer_latex), flatten(gold_latex)
+    if not answer_flat:
+        return Verdict(0.0, "empty answer")
+    if "".join(answer_flat.split()) == "".join(gold_flat.split()):
+        return Verdict(1.0, "same text")
+    decided = _words(answer_flat, gold_flat, got, want)
+    if decided is not None:
+        return decided
+    if not balanced(answer_latex):
+        return Verdict(0.0, "unbalanced braces")
+    if "boxed" in answer_latex:
+        return Verdict(0.0, "more than one final answer")
+    if re.search(r"\\text\{[^{}]*\d", answer_latex) and not re.search(r"\\text\{[^{}]*\d", gold_latex):
+        return Verdict(0.0, "numbers inside prose")
+    if _depth(answer_latex) > MAX_DEPTH:
+        return Verdict(0.0, f"brackets nested deeper than {MAX_DEPTH}")
+    if len(_split_top(answer_latex)) > 1 and "=" not in gold_latex:
+        return _sides(answer_latex, gold)
+    outcome = _pool.compare(_for_math_verify(gold_latex), _for_math_verify(answer_latex))
+    return Verdict(float(outcome == "equal"), _REASONS[outcome])
+
+
+def _depth(latex: str) -> int:
+    deepest = depth = 0
+    for char in latex:
+        depth += (char in "{([") - (char in "})]")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _split_top(latex: str) -> list[str]:
+    """The sides of an equation: split at each = outside braces (not at the k=1 of a sum)."""
+    sides, depth, start = [], 0, 0
+    for i, char in enumerate(latex):
+        depth += (char == "{") - (char == "}")
+        if char == "=" and depth == 0 and latex[i - 1 : i] not in ("<", ">", "!", ":"):
+            sides.append(latex[start:i].strip())
+            start = i + 1
+    return [*sides, latex[start:].strip()]
+
+
+def _sides(answer: str, gold: str) -> Verdict:
+    """For "x = v" and "2+4 = 6": what stands before may be a name; every other side has to equal the gold.
+
+    Math-Verify takes the last side for the answer, so that "5 = 6" would pass for 6.
+    """
+    first, *rest = _split_top(answer)
+    sides = rest if _NAME.fullmatch(first) or not re.search(r"\d", first) else [first, *rest]
+    for side in sides:
+        verdict = math_equal(side, gold)
+        if verdict.score < 1.0:
+            return Verdict(0.0, f"{side[:60]!r}: {verdict.reason}")
+    return Verdict(1.0, "every side is equal") if sides else Verdict(0.0, "an equation without sides")
+
+
+def _for_math_verify(latex: str) -> str:
+    # Dollar signs would end the math environment the expression is read in.
+    return latex.replace(r"\$", "").replace("$", "")
+
+
+def _is_words(flat: str) -> bool:
+    """Whether a text is prose: a word of four letters or more, or several words; "x", "ab", "pq" are algebra."""
+    return bool(_WORDS.fullmatch(flat)) and (len(flat) >= 4 or not flat.isascii())
+
+
+def _words(answer: str, gold: str, got: Number | None, want: Number | None) -> Verdict | None:
+    """Decide answers that are words or option letters; None where mathematics has to decide."""
+    bare = [text.removeprefix("\\").replace("\\{", "{").replace("\\}", "}").replace(" }", "}").lower().strip()
+            for text in (answer, gold)]  # fmt: skip
+    if all(text in _NOTHING for text in bare):
+        return Verdict(1.0, "both empty")
+    letters = [re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", text) for text in (answer, gold)]
+    if letters[0] and letters[1]:
+        return Verdict(float(letters[0][1] == letters[1][1]), "single letters")
+    answer_words, gold_words = _is_words(answer), _is_words(gold)
+    if answer_words and gold_words:
+        same = tokens(answer) == tokens(gold)
+        return Verdict(float(same), "same words" if same else "different words")
+    if (answer_words and want is not None) or (gold_words and got is not None):
+        return Verdict(0.0, "words against a number")
+    return None

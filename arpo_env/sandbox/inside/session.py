@@ -1,0 +1,281 @@
+"""The interpreter process: first the warm zygote, then, by forking, every session.
+
+The zygote never runs user code. A session is its fork, and a live clone is a fork of a session; both take the
+same path (:func:`_fork`, :func:`_become`): the child moves into the root, the user id and the descriptors the
+supervisor prepared for it, and only then says hello. Everything in a session is under the user's control, so
+nothing it reports is believed beyond its own cell (see ``supervisor``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import warnings
+from typing import Any
+
+from . import cell, clonefd, landlock, seccomp, sysapi
+
+#: A request: length of what follows, nonce, operation. A report: nonce, code, errno.
+REQUEST = struct.Struct(">I16sB")
+REPORT = struct.Struct(">16sBI")
+RUN, FORK = 1, 2
+HELLO, DONE, FAILED = 1, 2, 3
+#: Where a session that shares its root with others keeps the descriptor of its own directory.
+HOME_FD = 250
+_MAX_FDS = 256
+
+
+class Channel:
+    """The session's end of its control socket."""
+
+    def __init__(self, fd: int) -> None:
+        self.sock = socket.socket(fileno=fd)
+        self.sock.setblocking(True)
+        self._buffer = bytearray()
+
+    def receive(self) -> tuple[bytes, int, bytes, list[int]]:
+        """Next request: nonce, operation, payload, descriptors sent along. ``EOFError`` when the other end left."""
+        fds: list[int] = []
+        need = REQUEST.size
+        size = -1
+        while True:
+            if size < 0 and len(self._buffer) >= REQUEST.size:
+                size = REQUEST.unpack_from(self._buffer)[0]
+                need = REQUEST.size + size
+            if size >= 0 and len(self._buffer) >= need:
+                break
+            # never past this frame: its descriptors must not be mixed with the next one's
+            data, got, _flags, _addr = socket.recv_fds(self.sock, min(need - len(self._buffer), 2**18), 8)
+            fds += got
+            if not data:
+                raise EOFError
+            self._buffer += data
+        _size, nonce, operation = REQUEST.unpack_from(self._buffer)
+        payload = bytes(self._buffer[REQUEST.size : need])
+        self._buffer.clear()
+        return nonce, operation, payload, fds
+
+    def report(self, nonce: bytes, code: int, number: int = 0) -> None:
+        self.sock.sendall(REPORT.pack(nonce, code, number))
+
+
+class Runtime:
+    """One session process between two forks."""
+
+    def __init__(self, channel: Channel, config: dict[str, Any]) -> None:
+        self.channel = channel
+        self.config = config
+        self.interpreter = cell.Interpreter()
+        self.is_zygote = True
+
+    def loop(self) -> None:
+        """Serve until the supervisor hangs up. In a forked child this is entered anew, on its own channel."""
+        while True:
+            try:
+                nonce, operation, payload, fds = self.channel.receive()
+            except (EOFError, ConnectionError):
+                os._exit(0)
+            if operation == RUN:
+                status = self.interpreter.run(payload.decode("utf-8", "surrogatepass"))
+                self.channel.report(nonce, DONE, status)
+            elif operation == FORK:
+                self._fork(nonce, json.loads(payload), fds)
+
+    def _fork(self, nonce: bytes, order: dict[str, Any], fds: list[int]) -> None:
+        state = random.getstate()
+        held: list[clonefd.Held] = []
+        saved: dict[int, bytes] = {}
+        self.interpreter.flush()
+        sync_r, sync_w = os.pipe2(os.O_CLOEXEC)
+        try:
+            if not self.is_zygote:
+                keep = {self.channel.sock.fileno(), HOME_FD, sync_r, sync_w, *fds}
+                held = clonefd.inventory(keep)
+                saved = clonefd.save_deleted(held)
+            cwd = "" if self.is_zygote else os.readlink("/proc/self/cwd")
+            base = os.readlink(f"/proc/self/fd/{HOME_FD}") if order["root"] is False and cwd else ""
+            pid = _fork_process()
+        except OSError as error:
+            for fd in (sync_r, sync_w, *fds):
+                os.close(fd)
+            self.channel.report(nonce, FAILED, error.errno or 1)
+            return
+        if pid:
+            for fd in (sync_w, *fds):
+                os.close(fd)
+            while True:  # stand still until the child has its own files (or is dead: then this is the end of file)
+                try:
+                    os.read(sync_r, 1)
+                    break
+                except InterruptedError:
+                    continue
+            os.close(sync_r)
+            self.channel.report(nonce, DONE)
+            return
+        os.close(sync_r)
+        try:
+            fresh = self.is_zygote
+            self._become(order, fds)
+            if base:  # the same place below the clone's own directory
+                own = os.readlink(f"/proc/self/fd/{HOME_FD}")
+                cwd = _moved(cwd, base, own)
+                for h in held:
+                    h.path = _moved(h.path, base, own)
+            try:
+                os.chdir(cwd or order["home"])
+            except OSError:  # it was removed, and the clone cannot stand in a directory without a name
+                os.chdir(order["home"])
+            clonefd.detach(held, saved, os.environ["TMPDIR"])
+            if fresh:
+                _seed(order["seed"])
+            else:
+                random.setstate(state)
+            self.channel.report(nonce, HELLO, os.getuid())
+        except BaseException as error:
+            number = error.errno if isinstance(error, OSError) and error.errno else 1
+            with contextlib.suppress(BaseException):
+                self.channel.report(nonce, FAILED, number)
+            os._exit(1)
+        os.close(sync_w)
+
+    def _become(self, order: dict[str, Any], fds: list[int]) -> None:
+        """Turn this fresh fork into the session ``order`` describes."""
+        sock, out, root, *_ = fds
+        os.setsid()
+        self.channel.sock.close()
+        self.channel = Channel(sock)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.close(out)
+        if order["root"]:
+            os.fchdir(root)
+            os.close(root)
+            os.chroot(".")
+        else:
+            os.dup2(root, HOME_FD, inheritable=True)
+            os.close(root)
+        if order["uid"] is not None:
+            sysapi.raw_setresuid(order["uid"])
+        if self.config["harden"]:
+            sysapi.prctl(sysapi.PR_SET_DUMPABLE, 0)  # nobody else may look into this process
+        if not self.is_zygote:
+            return
+        self.is_zygote = False
+        limits = order["limits"]
+        _limit(resource.RLIMIT_AS, _address_space() + limits["memory_bytes"])
+        _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
+        if order["nproc"]:
+            _limit(resource.RLIMIT_NPROC, order["nproc"])
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_NOFILE, _MAX_FDS)
+        _limit(resource.RLIMIT_MEMLOCK, 2**16)
+        if self.config["harden"]:
+            landlock.restrict([order["landlock"]], [f"/dev/{d}" for d in ("null", "zero", "full")])
+        self.interpreter.install()
+        if not order["root"]:
+            _show_home(os.path.dirname(order["home"]))
+
+
+def _moved(path: str, old: str, new: str) -> str:
+    return new + path[len(old) :] if path == old or path.startswith(old + "/") else path
+
+
+def _show_home(home: str) -> None:
+    """Where sessions share a root, let Python name its own directory by the path that is the same in every clone."""
+
+    def shown(path: Any) -> Any:
+        real = os.readlink(f"/proc/self/fd/{HOME_FD}")
+        if isinstance(path, bytes):
+            return _moved(path.decode("utf-8", "surrogateescape"), real, home).encode("utf-8", "surrogateescape")
+        return _moved(path, real, home)
+
+    getcwd, getcwdb, realpath = os.getcwd, os.getcwdb, os.path.realpath
+    os.getcwd = lambda: shown(getcwd())
+    os.getcwdb = lambda: shown(getcwdb())
+    os.path.realpath = lambda *a, **k: shown(realpath(*a, **k))  # type: ignore[assignment]
+
+
+def _fork_process() -> int:
+    if threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1 and sysapi.SUPPORTED:
+        return sysapi.fork_sibling()
+    with warnings.catch_warnings():  # Python 3.12 warns of forking with threads; ours die, as documented
+        warnings.simplefilter("ignore")
+        return os.fork()
+
+
+def _limit(which: int, value: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[0]) * resource.getpagesize()
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
+    """Become the zygote: preload, give up every privilege not needed to fork, serve. Never returns."""
+    channel = Channel(rfd)
+    loaded = []
+    for name in config["preload"]:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+            loaded.append(name)
+    gate: int | None = None
+    problems: list[str] = []
+    os.nice(5)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as f:
+        f.write("1000")
+    if config["harden"]:
+        gate = _drop(config, problems)
+    gc.collect()
+    gc.freeze()
+    hello = json.dumps({"loaded": loaded, "gate": gate is not None, "landlock": landlock.abi(), "problems": problems})
+    socket.send_fds(channel.sock, [struct.pack(">I", len(hello)) + hello.encode()], [] if gate is None else [gate])
+    if gate is not None:
+        os.close(gate)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Runtime(channel, config).loop()
+
+
+def _drop(config: dict[str, Any], problems: list[str]) -> int | None:
+    keep = 0
+    if config["own_roots"]:
+        keep |= 1 << sysapi.CAP_SYS_CHROOT
+    if config["own_users"]:
+        keep |= 1 << sysapi.CAP_SETUID
+    sysapi.drop_bounding(keep)
+    if config["own_users"]:
+        sysapi.prctl(sysapi.PR_SET_KEEPCAPS, 1)
+        sysapi.syscall("setgroups", 0, 0)
+        sysapi.syscall("setresgid", *[config["zygote_uid"]] * 3)
+        sysapi.raw_setresuid(config["zygote_uid"])
+    sysapi.set_caps(keep)
+    sysapi.prctl(sysapi.PR_SET_NO_NEW_PRIVS, 1)
+    sysapi.prctl(sysapi.PR_SET_DUMPABLE, 0)
+    try:
+        return seccomp.install(gate=True, own_users=config["own_users"])
+    except OSError as error:
+        problems.append(f"seccomp: {error}")
+        if keep:
+            raise  # sessions must not hold capabilities without the gate
+        return None

@@ -1,0 +1,164 @@
+"""Deep search as a task family: questions over a generated encyclopaedia, answerable only by searching it.
+
+Training, validation and test questions are asked about different worlds whose names have nothing in common, so
+held-out success measures how well a policy searches and reads, never what it remembers.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from arpo_env.errors import ConfigError, unknown
+from arpo_env.rewards.base import Verdict
+from arpo_env.rewards.qa import qa_equal
+from arpo_env.search.base import SearchBackend
+from arpo_env.search.bm25 import BM25Index
+from arpo_env.tasks.base import SPLITS, Expert, Task, TaskFamily, task_rng
+from arpo_env.tasks.deepsearch.expert import demonstrate, draw_slip
+from arpo_env.tasks.deepsearch.questions import compute, look_up
+from arpo_env.tasks.deepsearch.world import World, WorldSpec
+
+MAX_HOPS = 4
+#: A whole number as people write it, with the unit a question may have asked for.
+_NUMBER = re.compile(
+    r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\s*(?:years?|km|kilomet(?:er|re)s?|people|students?))?\.?"
+)
+
+_lock = threading.RLock()
+_worlds: dict[WorldSpec, World] = {}
+_indexes: dict[WorldSpec, BM25Index] = {}
+
+
+def world_of(spec: WorldSpec) -> World:
+    """The world of ``spec``, made once a process and shared (worlds are read-only)."""
+    with _lock:
+        if spec not in _worlds:
+            _worlds[spec] = World(spec)
+        return _worlds[spec]
+
+
+def index_of(spec: WorldSpec) -> BM25Index:
+    """The search index of ``spec``'s world, built once a process and shared."""
+    with _lock:
+        if spec not in _indexes:
+            _indexes[spec] = BM25Index.build(world_of(spec))
+        return _indexes[spec]
+
+
+class DeepSearchFamily(TaskFamily):
+    """Generated multi-hop questions (see ``docs/deepsearch.md`` for measured figures).
+
+    Args:
+        pages: pages of each split's world, at least 100.
+        world_seed: which worlds; splits of one seed, and of different seeds, never share a name across splits.
+        hops: the numbers of look-ups that occur (1..4), drawn with equal odds.
+        arithmetic: 0..1, the share of questions that compute with two numbers found on different pages.
+        distractors: 0..1, near-duplicate names and pages that mention an entity without its facts.
+        aliases: 0..1, the share of entities with a second name, which questions may use.
+        paraphrase: 0..1, the share of wordings (questions and pages) that may differ from the first one.
+
+    Raises:
+        ConfigError: a value out of range, or options that contradict each other.
+    """
+
+    name = "deepsearch"
+    tools = ("search", "python")
+
+    def __init__(
+        self,
+        *,
+        pages: int = 1000,
+        world_seed: int = 0,
+        hops: Sequence[int] = (1, 2, 3, 4),
+        arithmetic: float = 0.2,
+        distractors: float = 0.5,
+        aliases: float = 0.1,
+        paraphrase: float = 1.0,
+    ) -> None:
+        if not isinstance(hops, Sequence) or not hops or not all(h in range(1, MAX_HOPS + 1) for h in hops):
+            raise ConfigError(f"hops must name numbers from 1 to {MAX_HOPS}, e.g. (1, 2); got {hops!r}")
+        self.hops = tuple(sorted(set(hops)))
+        if not 0.0 <= arithmetic <= 1.0:
+            raise ConfigError(f"arithmetic must lie in 0..1, got {arithmetic}")
+        if arithmetic > 0 and self.hops == (1,):
+            raise ConfigError(
+                f"arithmetic={arithmetic} needs two look-ups: add 2 to hops {self.hops}, or set arithmetic=0"
+            )
+        if arithmetic == 1.0 and 1 in self.hops:
+            raise ConfigError(f"arithmetic=1 leaves no question with one look-up: take 1 out of hops {self.hops}")
+        self.arithmetic = arithmetic
+        # The spec checks the rest; the other splits differ in nothing but their name.
+        self._spec = WorldSpec(world_seed, pages, "train", distractors, aliases, paraphrase)
+
+    @classmethod
+    def easy(cls, **options: Any) -> Self:
+        """The preset a 135M-parameter model can learn on a laptop: one or two look-ups, plain wording.
+
+        ``options`` override single settings.
+        """
+        preset = {"hops": (1, 2), "arithmetic": 0.0, "distractors": 0.3, "aliases": 0.0, "paraphrase": 0.0}
+        return cls(**{**preset, **options})
+
+    def spec(self, split: str) -> WorldSpec:
+        """What decides the world of ``split``."""
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        spec = self._spec
+        return WorldSpec(spec.seed, spec.pages, split, spec.distractors, spec.aliases, spec.paraphrase)
+
+    def world(self, split: str) -> World:
+        """The world that ``split``'s questions are about."""
+        return world_of(self.spec(split))
+
+    def backend(self, split: str) -> SearchBackend:
+        """The search backend over ``split``'s world; built on first use, shared by the whole process."""
+        return index_of(self.spec(split))
+
+    def task(self, seed: int, split: str, index: int) -> Task:
+        rng = task_rng(self.name, seed, split, index)
+        world = self.world(split)
+        arithmetic = bool(rng.random() < self.arithmetic)
+        allowed = [h for h in self.hops if h > 1] if arithmetic else self.hops
+        hops = allowed[int(rng.integers(len(allowed)))]
+        question = (compute if arithmetic else look_up)(world, rng, hops)
+        return Task(
+            id=f"{self.name}/{split}/{seed}/{index}",
+            question=question.text,
+            answer=question.answer,
+            meta={
+                "hops": question.hops,
+                "arithmetic": arithmetic,
+                "operator": question.operator,
+                "numeric": question.answer.isdigit(),
+                "aliases": list(question.aliases),
+                "chains": question.chains,
+            },
+        )
+
+    def verify(self, task: Task, answer: str) -> Verdict:
+        """Numbers must be equal as integers; names must match exactly after normalising (aliases count)."""
+        if task.meta["numeric"]:
+            return _verify_number(task.answer, answer)
+        return qa_equal(answer, [task.answer, *task.meta["aliases"]])
+
+    def expert(self, task: Task) -> Expert:
+        return demonstrate(task)
+
+    def flawed_expert(self, task: Task, rng: np.random.Generator) -> Expert:
+        return demonstrate(task, draw_slip(task, rng))
+
+
+def _verify_number(gold: str, answer: str) -> Verdict:
+    text = answer.strip()
+    if _NUMBER.fullmatch(text) is None:
+        return Verdict(0.0, "not one whole number")
+    digits = re.match(r"[+-]?[\d,]+", text)
+    assert digits is not None
+    if int(digits[0].replace(",", "")) == int(gold):
+        return Verdict(1.0, "equal")
+    return Verdict(0.0, "another number")

@@ -1,0 +1,254 @@
+"""The generated encyclopaedia: a pure function of a :class:`WorldSpec`.
+
+A world is a few integer columns (who founded what, who was born where), drawn at once with NumPy; names and page
+texts are made when asked for. So a world is a lazy ``Sequence[Page]``: a thousand pages take milliseconds, a
+million a few seconds and some tens of megabytes, and an index keeps no copy of the texts.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arpo_env.errors import ConfigError, unknown
+from arpo_env.search.base import Page
+from arpo_env.tasks.base import SPLITS
+from arpo_env.tasks.deepsearch.names import SPACES
+from arpo_env.tasks.deepsearch.schema import ALIAS_SENTENCES, FILLER, KINDS, RELATIONS_OF, Relation
+
+#: Fewer pages leave kinds with a single member, and no wrong answer to give.
+MIN_PAGES = 100
+#: With ``distractors=1``: this share of all pages is filler, and this share of the entities has a near-duplicate.
+_FILLER_SHARE = 0.15
+_TWIN_SHARE = 0.4
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """All that decides a world; equal specs give equal worlds, byte for byte.
+
+    Args:
+        seed: the world seed.
+        pages: how many pages, at least :data:`MIN_PAGES`.
+        split: each split has worlds of its own, with names no other split has.
+        distractors: 0..1; near-duplicate names, and pages that mention entities without their facts.
+        aliases: 0..1; the share of entities with a second name, stated on their page.
+        paraphrase: 0..1; the share of pages and questions that may use another wording than the first.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    seed: int = 0
+    pages: int = 1000
+    split: str = "train"
+    distractors: float = 0.5
+    aliases: float = 0.0
+    paraphrase: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise unknown("split", self.split, SPLITS)
+        if self.seed < 0:
+            raise ConfigError(f"world_seed must be >= 0, got {self.seed}")
+        if self.pages < MIN_PAGES:
+            raise ConfigError(f"pages must be >= {MIN_PAGES}, got {self.pages}")
+        for name in ("distractors", "aliases", "paraphrase"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entity:
+    """A page's subject: its kind and its number among that kind."""
+
+    kind: str
+    number: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}:{self.number}"
+
+
+class World(Sequence[Page]):
+    """The encyclopaedia of one spec. Read-only after construction, so threads and clones share it."""
+
+    def __init__(self, spec: WorldSpec) -> None:
+        self.spec = spec
+        key = (zlib.crc32(b"deepsearch-world"), SPLITS[spec.split])
+        rng = np.random.default_rng(np.random.SeedSequence(entropy=spec.seed, spawn_key=key))
+        self.counts = _counts(spec)
+        self._starts = dict(zip(self.counts, np.cumsum([0, *self.counts.values()]).tolist(), strict=False))
+        self._names: dict[str, tuple[int, Ints, Ints]] = {}
+        for kind, count in self.counts.items():
+            self._names[kind] = _draw_names(rng, spec, kind, count)
+        self._facts: dict[str, Ints] = {}
+        for kind in KINDS:
+            self._draw_facts(rng, kind)
+        self._draw_years(rng)
+        self._aliases = self._draw_aliases(rng)
+        self._styles = {
+            kind: np.where(rng.random(count) < spec.paraphrase, rng.integers(0, 256, count), 0)
+            for kind, count in self.counts.items()
+        }
+        self._mentions = {
+            "city": rng.integers(0, self.counts["city"], self.counts["other"]),
+            "person": rng.integers(0, self.counts["person"], self.counts["other"]),
+        }
+
+    # ------------------------------------------------------------------ drawing
+
+    def _draw_facts(self, rng: np.random.Generator, kind: str) -> None:
+        """All relations of a kind but the dependent years; two relations with one target kind never agree."""
+        count = self.counts[kind]
+        drawn: dict[str, Ints] = {}
+        for relation in RELATIONS_OF[kind]:
+            if relation.after:
+                continue
+            if relation.numeric:
+                self._facts[relation.id] = rng.integers(relation.low, relation.high + 1, count)
+                continue
+            size = self.counts[relation.target]
+            if relation.target == kind:
+                values = _pairing(rng, count)
+            elif relation.target in drawn:
+                values = (drawn[relation.target] + rng.integers(1, size, count)) % size
+            else:
+                values = rng.integers(0, size, count)
+            drawn[relation.target] = self._facts[relation.id] = values
+
+    def _draw_years(self, rng: np.random.Generator) -> None:
+        """The years that follow from a person's birth, in table order (births are drawn already)."""
+        births = self._facts["person.birth_year"]
+        for kind in KINDS:
+            for relation in RELATIONS_OF[kind]:
+                if not relation.after:
+                    continue
+                who = relation.after.split(".")[0]
+                base = births if who == "self" else births[self._facts[f"{kind}.{who}"]]
+                gap = rng.integers(relation.low, relation.high + 1, self.counts[kind])
+                self._facts[relation.id] = base + gap
+
+    def _draw_aliases(self, rng: np.random.Generator) -> dict[str, Ints]:
+        """For each kind the alias numbers, -1 where an entity has none; no alias is given twice."""
+        marks = {kind: rng.random(self.counts[kind]) < self.spec.aliases for kind in KINDS}
+        total = int(sum(mark.sum() for mark in marks.values()))
+        space = SPACES["alias"]
+        self._alias_level = space.level(total)
+        numbers = space.draw(rng, total, SPLITS[self.spec.split])
+        out: dict[str, Ints] = {}
+        for kind, mark in marks.items():
+            column = np.full(len(mark), -1, np.int64)
+            column[mark], numbers = numbers[: mark.sum()], numbers[mark.sum() :]
+            out[kind] = column
+        return out
+
+    # ------------------------------------------------------------------ asking
+
+    def name(self, entity: Entity) -> str:
+        """The title of the entity's page; unique in the world, and in no world of another split."""
+        level, numbers, forms = self._names[entity.kind]
+        return SPACES[entity.kind].name(level, int(numbers[entity.number]), int(forms[entity.number]))
+
+    def alias(self, entity: Entity) -> str | None:
+        """The entity's second name, if it has one."""
+        column = self._aliases.get(entity.kind)
+        if column is None or column[entity.number] < 0:
+            return None
+        return SPACES["alias"].name(self._alias_level, int(column[entity.number]))
+
+    def value(self, entity: Entity, relation: Relation) -> Entity | int:
+        """The fact: another entity, or an integer."""
+        value = int(self._facts[relation.id][entity.number])
+        return value if relation.numeric else Entity(relation.target, value)
+
+    def entity(self, index: int) -> Entity:
+        """The subject of page ``index``."""
+        for kind, count in self.counts.items():
+            if index < self._starts[kind] + count:
+                return Entity(kind, index - self._starts[kind])
+        raise IndexError(index)
+
+    # ------------------------------------------------------------------ pages
+
+    def __len__(self) -> int:
+        return self.spec.pages
+
+    @overload
+    def __getitem__(self, index: int) -> Page: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Page]: ...
+    def __getitem__(self, index: int | slice) -> Page | Sequence[Page]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"page {index} of {len(self)}")
+        return self.page(self.entity(number))
+
+    def page(self, entity: Entity) -> Page:
+        """The page about ``entity``."""
+        url = f"https://{self.spec.split}.world.invalid/{entity.kind}/{entity.number}"
+        return Page(entity.id, self.name(entity), self.text(entity), url)
+
+    def text(self, entity: Entity) -> str:
+        """The text of the page; its sentences never name their own subject (the title does)."""
+        kind, number = entity.kind, entity.number
+        style = int(self._styles[kind][number])
+        if kind == "other":
+            city, person = (Entity(k, int(self._mentions[k][number])) for k in ("city", "person"))
+            return FILLER[number % len(FILLER)].format(city=self.name(city), person=self.name(person))
+        values: dict[str, str] = {}
+        for relation in RELATIONS_OF[kind]:
+            value = self.value(entity, relation)
+            values[relation.name] = self.name(value) if isinstance(value, Entity) else str(value)
+        sentences = [
+            wordings[style >> i & 1 if len(wordings) > 1 else 0] for i, wordings in enumerate(KINDS[kind].sentences)
+        ]
+        text = " ".join(sentences).format(**values)
+        alias = self.alias(entity)
+        if alias is None:
+            return text
+        return f"{ALIAS_SENTENCES[style >> 7 & 1].format(alias=alias)} {text}"
+
+
+def _counts(spec: WorldSpec) -> dict[str, int]:
+    """Pages of each kind; they sum to ``spec.pages``."""
+    filler = int(spec.pages * _FILLER_SHARE * spec.distractors)
+    rest = spec.pages - filler
+    counts = {name: int(rest * kind.share) for name, kind in KINDS.items()}
+    # Spouses pair up, and so do twin cities: both counts are even. What rounding left over goes to companies.
+    for kind in ("person", "city"):
+        counts[kind] -= counts[kind] % 2
+    counts["company"] += rest - sum(counts.values())
+    return {**counts, "other": filler}
+
+
+def _draw_names(rng: np.random.Generator, spec: WorldSpec, kind: str, count: int) -> tuple[int, Ints, Ints]:
+    """(level, name numbers, forms) of ``count`` entities; near-duplicates share a number and differ in form."""
+    space = SPACES[kind]
+    twins = 0 if kind == "other" else int(count * _TWIN_SHARE * spec.distractors / 2)
+    base = count - twins
+    numbers = space.draw(rng, base, SPLITS[spec.split])
+    forms = rng.integers(0, space.base_forms, base)
+    originals = rng.choice(base, twins, replace=False)
+    others = (forms[originals] + rng.integers(1, max(len(space.forms), 2), twins)) % len(space.forms)
+    # Shuffled together, so that a page's number says nothing about its being a near-duplicate.
+    order = rng.permutation(count)
+    all_numbers = np.concatenate([numbers, numbers[originals]])[order]
+    return space.level(base), all_numbers, np.concatenate([forms, others])[order]
+
+
+def _pairing(rng: np.random.Generator, count: int) -> Ints:
+    """A random perfect matching: ``out[out[i]] == i != out[i]``; ``count`` is even."""
+    order = rng.permutation(count)
+    out = np.empty(count, np.int64)
+    out[order[0::2]], out[order[1::2]] = order[1::2], order[0::2]
+    return out
