@@ -20,8 +20,10 @@ from transformers import PreTrainedModel
 
 from arpo_algo.advantages import term_weights
 from arpo_algo.attention import use_arpo_attention
+from arpo_algo.branching import BranchingRule
 from arpo_algo.errors import ConfigError, TrainingError, unknown
 from arpo_algo.losses import LossBatch, LossOutput
+from arpo_algo.options import opt
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
 from arpo_algo.tree import Tree
 
@@ -35,6 +37,8 @@ class Algorithm(Protocol):
     def M(self) -> int: ...
     @property
     def N(self) -> int: ...
+    @property
+    def branching(self) -> BranchingRule: ...
     @property
     def aggregation(self) -> Literal["token", "sequence"]: ...
     @property
@@ -53,28 +57,20 @@ class Algorithm(Protocol):
 class LearnerConfig:
     """Optimiser and batching; defaults are the paper's where it names them.
 
-    Args:
-        lr, weight_decay, betas, max_grad_norm: AdamW, constant rate after ``warmup_steps``; gradient clipping by norm.
-        mini_batch: prompts a optimiser step; None: all of a step's prompts, one step (strictly on-policy).
-        epochs: passes over a step's trees.
-        pack_tokens: unique tokens a forward at most.
-        precision: ``auto`` is bfloat16 autocast on GPUs and on CPUs with AMX, else float32.
-        gradient_checkpointing: recompute layers in the backward pass.
-
     Raises:
         ConfigError: a value out of range.
     """
 
-    lr: float = 1e-6
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
-    warmup_steps: int = 0
-    mini_batch: int | None = None
-    epochs: int = 1
-    pack_tokens: int = 4096
-    precision: Precision = "auto"
-    gradient_checkpointing: bool = False
+    lr: float = opt(1e-6, "AdamW's learning rate, constant after the warm-up")
+    weight_decay: float = opt(0.01, "AdamW's weight decay")
+    betas: tuple[float, float] = opt((0.9, 0.999), "AdamW's betas")
+    max_grad_norm: float = opt(1.0, "clip the gradient to this norm")
+    warmup_steps: int = opt(0, "optimiser steps of linear warm-up")
+    mini_batch: int | None = opt(None, "prompts an optimiser step; none: all of a step's prompts (strictly on-policy)")
+    epochs: int = opt(1, "passes over a step's trees")
+    pack_tokens: int = opt(4096, "unique tokens a forward at most (bounds memory)")
+    precision: Precision = opt("auto", "auto: bfloat16 autocast on GPUs and CPUs with AMX, else float32")
+    gradient_checkpointing: bool = opt(False, "recompute layers in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
         if not self.lr > 0:

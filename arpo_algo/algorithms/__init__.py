@@ -1,0 +1,92 @@
+"""Algorithms by name. Adding one is adding one file here, or an entry point in the group ``arpo.algorithms``.
+
+An algorithm is data and two pure functions (:class:`arpo_algo.learner.Algorithm`): no model, no IO.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from arpo_algo.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from arpo_algo.learner import Algorithm
+
+C = TypeVar("C", bound=type)
+_REGISTRY: dict[str, type] = {}
+_loaded = False
+
+
+def register(name: str) -> Callable[[C], C]:
+    """Class decorator: make a frozen dataclass known under ``name``.
+
+    Raises:
+        ConfigError: the name is taken by another class.
+    """
+
+    def wrap(cls: C) -> C:
+        known = _REGISTRY.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ConfigError(f"algorithm {name!r} is already registered by {known.__module__}; choose another name")
+        _REGISTRY[name] = cls
+        return cls
+
+    return wrap
+
+
+def _load() -> None:
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    for point in entry_points(group="arpo.algorithms"):
+        register(point.name)(point.load())
+
+
+def list_algorithms() -> list[str]:
+    """The names :func:`make` knows."""
+    _load()
+    return sorted(_REGISTRY)
+
+
+def make(name: str, **options: Any) -> Algorithm:
+    """Build an algorithm by name: ``make("arpo", M=16, N=8, attribution="hard")``.
+
+    Raises:
+        ConfigError: unknown name or option (the nearest is given), a value of the wrong type or out of range.
+    """
+    _load()
+    if name not in _REGISTRY:
+        raise unknown("algorithm", name, _REGISTRY)
+    cls = _REGISTRY[name]
+    fields = {f.name for f in dataclasses.fields(cls) if f.init}
+    hints = get_type_hints(cls)
+    for option, value in options.items():
+        if option not in fields:
+            raise unknown(f"option of algorithm {name!r}", option, fields)
+        _check_type(name, option, value, hints[option])
+    made: Algorithm = cls(**options)
+    return made
+
+
+def _check_type(algorithm: str, option: str, value: object, hint: Any) -> None:
+    """Refuse plain type errors (``M="8"``) and values outside a ``Literal`` before they act."""
+    accepted = get_args(hint) if get_origin(hint) is not None else (hint,)
+    if all(isinstance(a, str) for a in accepted):  # Literal["a", "b"]
+        if value not in accepted:
+            raise unknown(f"{option} of algorithm {algorithm!r}", str(value), accepted)
+        return
+    if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+        return
+    kinds = tuple(a for a in accepted if isinstance(a, type))
+    wrong_bool = isinstance(value, bool) and bool not in kinds
+    if kinds and len(kinds) == len(accepted) and (wrong_bool or not isinstance(value, kinds)):
+        wanted = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        raise ConfigError(f"{option} of algorithm {algorithm!r} must be {wanted}, got {value!r}")

@@ -19,9 +19,10 @@ _CHARACTERS = {
     **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
 }  # fmt: skip
 _TRANSLATE = str.maketrans(_CHARACTERS)
-_SPACING = re.compile(r"\\(?:[;:,> ]|quad|qquad|thinspace|medspace|enspace|hspace\{[^{}]*\})(?![a-zA-Z])|~")
+# The look-behind: in a matrix, "\\\\ 0" is a new row and not an escaped blank.
+_SPACING = re.compile(r"(?<!\\)\\(?:[;:,> ]|quad|qquad|thinspace|medspace|enspace|hspace\{[^{}]*\})(?![a-zA-Z])|~")
 _NOTHING = re.compile(
-    r"\\(?:!|left(?![a-z])|right(?![a-z])|[bB]igg?[lrm]?(?![a-zA-Z])|displaystyle|textstyle|limits|"
+    r"(?<!\\)\\(?:!|left(?![a-z])|right(?![a-z])|[bB]igg?[lrm]?(?![a-zA-Z])|displaystyle|textstyle|limits|"
     r"boldsymbol|\(|\)|\[|\])"
 )
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"), ("**", "**"), ("`", "`"))

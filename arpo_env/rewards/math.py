@@ -28,10 +28,14 @@ from arpo_env.rewards.qa import tokens
 MAX_CHARS = 1500
 #: Deeper nesting is no final answer, and Math-Verify's parser is exponential in it.
 MAX_DEPTH = 40
+#: More words (of three letters or more, LaTeX commands apart) than this are prose, and slow to parse as mathematics.
+MAX_WORDS = 8
 
 _pool = MathVerifyPool()
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'’. -]*(?:[ '’.-]+[^\W\d_]+)*\.?")
 _NAME = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\)")
+_PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_NAMED = re.compile(r"\s*([a-zA-Z](?:_\{?\w\}?)?)\s*=")
 _NOTHING = frozenset(("emptyset", "varnothing", "{}", "empty set", "no solution", "no solutions", "none"))
 _REASONS = {
     "equal": "equal by Math-Verify",
@@ -115,12 +119,16 @@ def _math_equal(answer: str, gold: str) -> Verdict:
         return decided
     if not balanced(answer_latex):
         return Verdict(0.0, "unbalanced braces")
+    if len(_PROSE.findall(answer_latex)) > MAX_WORDS >= len(_PROSE.findall(gold_latex)):
+        return Verdict(0.0, "prose, not a final answer")
     if "boxed" in answer_latex:
         return Verdict(0.0, "more than one final answer")
     if re.search(r"\\text\{[^{}]*\d", answer_latex) and not re.search(r"\\text\{[^{}]*\d", gold_latex):
         return Verdict(0.0, "numbers inside prose")
     if _depth(answer_latex) > MAX_DEPTH:
         return Verdict(0.0, f"brackets nested deeper than {MAX_DEPTH}")
+    if "=" not in gold_latex:
+        answer_latex = _values_of_one_name(answer_latex)
     if len(_split_top(answer_latex)) > 1 and "=" not in gold_latex:
         return _sides(answer_latex, gold)
     outcome = _pool.compare(_for_math_verify(gold_latex), _for_math_verify(answer_latex))
@@ -133,6 +141,15 @@ def _depth(latex: str) -> int:
         depth += (char in "{([") - (char in "})]")
         deepest = max(deepest, depth)
     return deepest
+
+
+def _values_of_one_name(latex: str) -> str:
+    """From "x = 1, x = 3" to "1, 3"; anything else unchanged."""
+    parts = re.split(r",|\\text\{\s*(?:or|and)\s*\}|\b(?:or|and)\b", latex)
+    named = [_NAMED.match(part) for part in parts]
+    if len(parts) < 2 or len({match and match[1] for match in named}) != 1 or named[0] is None:
+        return latex
+    return ", ".join(_NAMED.sub("", part).strip() for part in parts)
 
 
 def _split_top(latex: str) -> list[str]:

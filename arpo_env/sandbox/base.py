@@ -11,16 +11,33 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from ..errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one session. Seconds of wall time a cell, bytes of address space, characters of output."""
+    """Bounds of one session. All must be positive; ``ConfigError`` otherwise.
+
+    ``seconds``: wall time a cell. ``memory_bytes``: address space a process may add to what the warm interpreter
+    has. ``output_chars``: characters shown a cell, head and tail. ``file_bytes``: the scratch directory, and any
+    single file. ``processes``: processes and threads besides the interpreter.
+    """
 
     seconds: float = 5.0
     memory_bytes: int = 512 * 2**20
     output_chars: int = 2000
     file_bytes: int = 16 * 2**20
     processes: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "memory_bytes", "output_chars", "file_bytes", "processes"):
+            value = getattr(self, name)
+            kinds = (int, float) if name == "seconds" else (int,)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 2**62:
+                what = "a positive number of seconds" if name == "seconds" else "a positive integer"
+                raise ConfigError(f"Limits.{name} must be {what}, got {value!r}")
+        if self.file_bytes < 2**16:
+            raise ConfigError(f"Limits.file_bytes must be at least 65536, got {self.file_bytes!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ def format_hits(hits: list[Hit], chars: int) -> str:
     """The result text: a line a hit, title and snippet on one line each, snippet cut after ``chars`` characters."""
     if not hits:
         return NO_RESULTS
-    return "\n".join(
-        f"[{number}] {_one_line(hit.title)}: {_cut(_one_line(hit.snippet), chars)}"
-        for number, hit in enumerate(hits, 1)
-    )
+    lines = []
+    for number, hit in enumerate(hits, 1):
+        title, snippet = _one_line(hit.title), _cut(_one_line(hit.snippet), chars)
+        lines.append(f"[{number}] {title}: {snippet}" if title else f"[{number}] {snippet}")
+    return "\n".join(lines)
 
 
 def _one_line(text: str) -> str:

@@ -4,6 +4,7 @@ This shares a process with the user's code. Nothing here protects anything; it o
 pleasant. What a session may claim about itself is decided in ``supervisor``.
 """
 
+# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ast

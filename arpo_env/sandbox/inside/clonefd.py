@@ -8,14 +8,16 @@ at the same address. What has its other end in another process (a child's pipe, 
 the clone sees it closed.
 """
 
+# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes
 import fcntl
-import mmap
 import os
+import re
 import socket
 import stat
+import sys
 from dataclasses import dataclass
 
 _TEE = 0x02  # SPLICE_F_NONBLOCK
@@ -121,7 +123,8 @@ def detach(held: list[Held], saved: dict[int, bytes], scratch: str) -> None:
             _replace(h.fd, new)
     for ends in pipes.values():
         _own_pipe(ends)
-    _own_maps()
+    if "mmap" in sys.modules:  # reading the map table costs as much as the fork; without that module it holds none
+        _own_maps()
 
 
 def _replace(fd: int, new: int) -> None:
@@ -145,28 +148,30 @@ def _own_pipe(ends: list[Held]) -> None:
         os.close(end)
 
 
+_SHARED = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) rw.s ([0-9a-f]+) \\S+ \\d+ *(.*)$", re.MULTILINE)
+_READ_WRITE, _SHARE, _FIXED, _ANONYMOUS = 3, 0x01, 0x10, 0x20
+
+
 def _own_maps() -> None:
     """Shared writable maps: copy, then map again at the same address."""
+    with open("/proc/self/maps", "rb") as f:
+        shared = _SHARED.findall(f.read())
+    if not shared:
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *([ctypes.c_int] * 3), ctypes.c_long]
-    with open("/proc/self/maps") as f:
-        shared = [line.split(None, 5) for line in f if line.split(None, 2)[1].endswith("s")]
-    for fields in shared:
-        low, high = (int(x, 16) for x in fields[0].split("-"))
-        if "r" not in fields[1] or "w" not in fields[1]:
-            continue
-        size, offset, path = high - low, int(fields[2], 16), fields[5].strip() if len(fields) > 5 else ""
+    for start, end, at, name in shared:
+        low, size, path = int(start, 16), int(end, 16) - int(start, 16), os.fsdecode(name)
         data = ctypes.string_at(low, size)
         fd = -1
         if path.startswith("/") and not path.endswith("(deleted)"):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except OSError:
-                fd = -1
-        fixed = 0x10
-        how = mmap.MAP_SHARED | fixed | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
-        got = libc.mmap(low, size, mmap.PROT_READ | mmap.PROT_WRITE, how, fd, offset if fd >= 0 else 0)
+                fd = -1  # no such file for the clone: a private copy of the memory is what is left
+        how = _SHARE | _FIXED | (_ANONYMOUS if fd < 0 else 0)
+        got = libc.mmap(low, size, _READ_WRITE, how, fd, int(at, 16) if fd >= 0 else 0)
         if got != low:
             raise OSError(ctypes.get_errno(), "a shared memory map could not be copied")
         if fd < 0:

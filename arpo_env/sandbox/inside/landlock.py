@@ -6,6 +6,7 @@ still be refused outside the session area, as would TCP and, on newer kernels, s
 https://docs.kernel.org/userspace-api/landlock.html
 """
 
+# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes
@@ -33,8 +34,8 @@ class _PathRule(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
 
 
-def restrict(writable: list[str], devices: list[str]) -> int:
-    """Read and run everything the mount namespace shows, write only below ``writable`` and to ``devices``.
+def restrict(readable: list[str], writable: list[str], devices: list[str]) -> int:
+    """Read and run what is below ``readable``, write only below ``writable`` and to ``devices``.
 
     No device nodes or path sockets can be made, no TCP (ABI 4), no signal to and no abstract socket of a
     process outside the domain (ABI 6). Needs no_new_privs. Returns the ABI; 0 means not available.
@@ -48,7 +49,7 @@ def restrict(writable: list[str], devices: list[str]) -> int:
     ruleset = sysapi.syscall("landlock_create_ruleset", ctypes.byref(attr), size, 0)
     read = _EXECUTE | _READ_FILE | _READ_DIR
     never = _MAKE_CHAR | _MAKE_BLOCK | _MAKE_SOCK
-    rules = [("/", read)]
+    rules = [(path, read if os.path.isdir(path) else read & ~_READ_DIR) for path in readable]
     rules += [(path, handled & ~never) for path in writable]
     rules += [(path, handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE)) for path in devices]
     try:

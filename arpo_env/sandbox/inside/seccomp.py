@@ -9,6 +9,7 @@ all sessions must share one user id, the calls that send signals.
 Register arguments only are judged after a "continue": those cannot change between check and use.
 """
 
+# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes

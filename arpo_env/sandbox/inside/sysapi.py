@@ -4,6 +4,7 @@ Numbers are per architecture (x86-64 and AArch64); on any other machine :data:`S
 layers that need them are reported as missing, never skipped in silence.
 """
 
+# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes

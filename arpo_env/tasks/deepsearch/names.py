@@ -25,28 +25,43 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-STEMS = _words("""Bal Bas Bav Bel Ber Bes Bir Bol Bom Bor Bos Bur Cal Cam Cas Cav Cel Cer Cob Col Cor Cos Cov Cul Dag Dal Dar
+STEMS = _words(
+    """
+    Bal Bas Bav Bel Ber Bes Bir Bol Bom Bor Bos Bur Cal Cam Cas Cav Cel Cer Cob Col Cor Cos Cov Cul Dag Dal Dar
     Dav Del Dem Dor Dos Dul Dun Dur Fal Fan Fel Fen Fer Fol Fon Gal Gam Gar Gav Gel Ger Gol Gom Gor Gul Hab Hal Har
     Hav Hel Her Hil Hob Hol Hom Hor Hub Hud Jag Jal Jar Jem Jon Kad Kal Kar Kas Kel Ker Kil Kim Kir Kol Kor Kos Kub
     Kul Lad Lan Lar Lav Lem Lev Lim Lin Lor Lub Lud Luk Mag Mal Mar Mas Mel Mer Mik Mil Mod Mol Mor Mos Mul Nab Nad
     Nar Nav Ner Nik Nor Nov Pal Par Pel Per Pol Por Rad Ram Ras Rav Rel Ren Rod Rol Ros Rud Rum Sal Sar Sav Sel Ser
-    Sil Sol Sor Tal Tam Tar Tel Tol Tor Tul Tur Val Var Ved Vel Ver Vik Vol Wal Wes Wil Zak Zel Zur""")
+    Sil Sol Sor Tal Tam Tar Tel Tol Tor Tul Tur Val Var Ved Vel Ver Vik Vol Wal Wes Wil Zak Zel Zur"""
+)
 MIDDLES = _words("an or im en ar is on al er in")
 
-GIVEN_NAMES = _words("""Anna Adam Alan Alice Amy Andrew Anne Arthur Ben Betty Brian Bruce Carl Carol Charles Chris Clara Daniel David
+GIVEN_NAMES = _words(
+    """
+    Anna Adam Alan Alice Amy Andrew Anne Arthur Ben Betty Brian Bruce Carl Carol Charles Chris Clara Daniel David
     Diana Donald Edith Edward Emily Emma Eric Eva Frank Fred Gary George Grace Greg Hannah Harold Harry Helen Henry
     Howard Hugh Ian Ivan Jack James Jane Jean Jenny Jim Joan John Joseph Joyce Julia Karen Karl Kate Keith Laura Leo
     Leon Linda Lisa Louis Lucy Maria Mark Martin Mary Max Maya Michael Nancy Nina Oliver Oscar Otto Paul Peter Philip
     Ralph Ray Robert Roger Rosa Ruth Sam Sara Sarah Simon Sofia Stephen Susan Thomas Tom Vera Victor Walter
-    William""")
+    William"""
+)
 
-_ADJECTIVES = _words("""Silent Golden Broken Hidden Distant Frozen Burning Empty Ancient Crimson Silver Narrow Gentle Bitter Hollow
+_ADJECTIVES = _words(
+    """
+    Silent Golden Broken Hidden Distant Frozen Burning Empty Ancient Crimson Silver Narrow Gentle Bitter Hollow
     Wild Lonely Bright Secret Endless Quiet Sacred Velvet Fallen Northern Southern Stolen Painted Wooden Shining
-    Forgotten Last Blue Green White Black Dark Heavy Early Late Winter Summer""")
-_BOOK_NOUNS = _words("""Harbor Garden Mirror Bridge Tower Window Forest Island Valley Orchard Mountain Ladder Library Kingdom Letter
-    Compass Meadow Desert Village Castle""")
-_FILM_NOUNS = _words("""Train Shadow Signal Storm Highway Circus Hunter Dancer Stranger Echo Planet Promise Witness Carnival Pilot
-    Empire""")
+    Forgotten Last Blue Green White Black Dark Heavy Early Late Winter Summer"""
+)
+_BOOK_NOUNS = _words(
+    """
+    Harbor Garden Mirror Bridge Tower Window Forest Island Valley Orchard Mountain Ladder Library Kingdom Letter
+    Compass Meadow Desert Village Castle"""
+)
+_FILM_NOUNS = _words(
+    """
+    Train Shadow Signal Storm Highway Circus Hunter Dancer Stranger Echo Planet Promise Witness Carnival Pilot
+    Empire"""
+)
 
 
 @dataclass(frozen=True)

@@ -358,7 +358,7 @@ _RELATIONS = (
     Relation(
         "river", "dam_year", "year", "dam year",
         ("In which year was the dam on {x} built?", "When was the dam on {x} built?"),
-        ("the dam on {x}",), 24, 44, "engineer.birth_year",
+        ("the building of the dam on {x}",), 24, 44, "engineer.birth_year",
     ),
     Relation(
         "award", "founder", "person", "founder",

@@ -5,7 +5,6 @@ An expression is ``int`` or :class:`Op`. Values are ``Fraction``: no floating po
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -228,15 +227,9 @@ def _tree(rng: np.random.Generator, leaves: int, symbols: str, powers: bool) -> 
     return Op(symbol, _tree(rng, left, symbols, powers), _tree(rng, leaves - left, symbols, powers))
 
 
-def _fits(expression: Expression) -> bool:
-    """No intermediate value is out of bounds."""
-    fits: Callable[[Expression], bool] = lambda node: (  # noqa: E731
-        isinstance(node, int)
-        or (
-            fits(node.left)
-            and fits(node.right)
-            and abs(evaluate(node)) <= _MAX_VALUE
-            and evaluate(node).denominator <= 10**6
-        )
-    )
-    return fits(expression)
+def _fits(node: Expression) -> bool:
+    """Whether no intermediate value is too long to copy."""
+    if isinstance(node, int):
+        return True
+    value = evaluate(node)
+    return abs(value) <= _MAX_VALUE and value.denominator <= 10**6 and _fits(node.left) and _fits(node.right)

@@ -11,7 +11,22 @@ from arpo_env.tasks.math.expression import Expression, Op
 Problem = tuple[str, Expression]
 _Numbers = Callable[[int, int], int]
 
-_PEOPLE = ("Ada", "Bo", "Chen", "Dina", "Emil", "Fatou", "Goran", "Hana", "Ines", "Jomo", "Kira", "Luis", "Mila", "Noor")
+_PEOPLE = (
+    "Ada",
+    "Bo",
+    "Chen",
+    "Dina",
+    "Emil",
+    "Fatou",
+    "Goran",
+    "Hana",
+    "Ines",
+    "Jomo",
+    "Kira",
+    "Luis",
+    "Mila",
+    "Noor",
+)
 _THINGS = ("pens", "stamps", "apples", "bolts", "cards", "shells", "tickets", "candles", "coins", "seeds", "marbles")
 
 
@@ -65,13 +80,13 @@ def _tank(n: _Numbers, who: str, thing: str) -> Problem:
     return text, Op("+", a, Op("*", Op("-", b, c), d))
 
 
-def _savings(n: _Numbers, who: str, thing: str) -> Problem:
-    a, b, c, d = n(30, 99), n(12, 60), n(2, 9), n(11, 39)
+def _layers(n: _Numbers, who: str, thing: str) -> Problem:
+    a, b, c, d = n(11, 60), n(3, 20), n(11, 60), n(11, 300)
     text = (
-        f"{who} saves {a} dollars a week for {b} weeks and then buys {c} times as many as 7 {thing}, "
-        f"each for {d} cents. How many cents are left?"
+        f"{who} packs {a} boxes, each with {b} layers of {c} {thing}, and then loses {d} {thing}. "
+        f"How many {thing} are left?"
     )
-    return text, Op("-", Op("*", Op("*", a, b), 100), Op("*", Op("*", c, 7), d))
+    return text, Op("-", Op("*", Op("*", a, b), c), d)
 
 
 def _shares(n: _Numbers, who: str, thing: str) -> Problem:
@@ -95,7 +110,7 @@ _Template = Callable[[_Numbers, str, str], Problem]
 TEMPLATES: Mapping[int, tuple[_Template, ...]] = {
     1: (_boxes,),
     2: (_shopping, _journey, _classes, _garden),
-    3: (_tank, _savings),
+    3: (_tank, _layers),
     4: (_shares, _average),
 }
 

@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine (Linux, Python >= 3.11, make, git):
+#   make demo    set up, then train SmolLM2-135M with ARPO on deep search and open the report
+#   make test    set up, then run the tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    ?= runs/demo
+
+.PHONY: help setup model demo test test-fast lint types clean
+
+help:
+	@echo "make demo       train a real model on deep search (about 12 minutes on two cores), report in $(RUN)/report.html"
+	@echo "make test       ruff, mypy and every test that this machine can run"
+	@echo "make test-fast  the quick tests only"
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (once; a few minutes) =="
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	# torch first and pinned: a range may resolve to gigabytes of another build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks,train,docker,web,dev]'
+	@touch $@
+
+setup: $(VENV)/.done
+
+model: setup
+	@$(BIN)/python -m arpo_algo.models
+
+demo: model
+	$(BIN)/arpo demo --out $(RUN)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+test-fast: setup
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not model and not docker"
+
+test: lint types model
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not docker"
+	$(BIN)/python -m pytest -q -m "slow or docker"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

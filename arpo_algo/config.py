@@ -1,0 +1,127 @@
+"""The typed configuration of a run. ``configs/*.toml`` are files of it; every value can be overridden."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from arpo_algo.errors import ConfigError
+from arpo_algo.learner import LearnerConfig
+from arpo_algo.models import DEFAULT
+from arpo_algo.options import opt, section
+
+
+@dataclass(frozen=True)
+class EnvSection:
+    """Which tasks."""
+
+    id: str = opt("ARPO-DeepSearch-v0", "environment id, as gymnasium.make takes it")
+    options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "keyword arguments of the environment, e.g. env.options.hops=[1,2]"}
+    )
+    task_seed: int = opt(0, "stream of training tasks (evaluation tasks come from their own split)")
+    eval_split: Literal["train", "validation", "test"] = opt("test", "split of the held-out tasks")
+
+
+@dataclass(frozen=True)
+class AlgorithmSection:
+    """Which algorithm."""
+
+    name: str = opt("arpo", "name of the algorithm (arpo, grpo …; see `arpo algorithms`)")
+    options: dict[str, Any] = field(default_factory=dict, metadata={"help": "its options, e.g. algorithm.options.M=16"})
+
+
+@dataclass(frozen=True)
+class RolloutSection:
+    """How rollouts are sampled."""
+
+    prompts: int = opt(8, "prompts a training step")
+    temperature: float = opt(1.0, "sampling temperature in training")
+    max_turn_tokens: int = opt(256, "new tokens a turn at most")
+    max_tokens: int = opt(2048, "tokens of a trajectory at most, prompt included")
+    slots: int = opt(64, "sequences generated at once (bounds memory)")
+    tool_lag: int | None = opt(
+        1, "engine steps between a call and its result, which makes runs repeatable; none: as results come"
+    )
+    workers: int = opt(8, "threads that environments step in")
+
+
+@dataclass(frozen=True)
+class SFTSection:
+    """The cold start."""
+
+    steps: int = opt(0, "optimiser steps of supervised learning before RL; 0: none")
+    batch: int = opt(8, "demonstrations a step")
+    lr: float = opt(7e-6, "learning rate of the cold start")
+    flawed_share: float = opt(0.0, "share of demonstrations that make a mistake")
+    task_seed: int = opt(1_000_003, "stream of demonstration tasks (train split)")
+
+
+@dataclass(frozen=True)
+class EvalSection:
+    """How success is measured."""
+
+    tasks: int = opt(100, "held-out tasks")
+    every: int = opt(0, "evaluate each so many training steps; 0: only before and after")
+    temperature: float = opt(0.6, "sampling temperature in evaluation (paper: 0.6)")
+    top_p: float = opt(0.95, "nucleus of evaluation sampling (paper: 0.95)")
+    top_k: int = opt(20, "top-k of evaluation sampling, 0: off (paper: 20)")
+    before: bool = opt(True, "also evaluate the model before any training")
+    task_seed: int = opt(0, "stream of held-out tasks")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run: cold start, training, evaluation.
+
+    Raises:
+        ConfigError: contradictory values.
+    """
+
+    model: str = opt(DEFAULT, "smollm2 (embedded default), a folder, or a Hub name")
+    device: str = opt("auto", "cpu, cuda, cuda:1 …; auto: a GPU when there is one")
+    seed: int = opt(0, "the one seed of the run")
+    steps: int = opt(100, "training steps")
+    save_every: int = opt(0, "checkpoint each so many steps; 0: only at the end")
+    keep: int = opt(2, "checkpoints kept")
+    threads: int | None = opt(None, "CPU threads of torch; none: all cores")
+    env: EnvSection = section(EnvSection, "tasks")
+    algorithm: AlgorithmSection = section(AlgorithmSection, "algorithm")
+    rollout: RolloutSection = section(RolloutSection, "rollouts")
+    learner: LearnerConfig = section(LearnerConfig, "update")
+    sft: SFTSection = section(SFTSection, "cold start")
+    eval: EvalSection = section(EvalSection, "evaluation")
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("steps", self.steps, 0),
+            ("seed", self.seed, 0),
+            ("keep", self.keep, 1),
+            ("save_every", self.save_every, 0),
+            ("rollout.prompts", self.rollout.prompts, 1),
+            ("rollout.slots", self.rollout.slots, 1),
+            ("rollout.workers", self.rollout.workers, 1),
+            ("sft.steps", self.sft.steps, 0),
+            ("sft.batch", self.sft.batch, 1),
+            ("eval.tasks", self.eval.tasks, 1),
+            ("eval.every", self.eval.every, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} must be >= {least}, got {value}")
+        if self.rollout.temperature <= 0:
+            raise ConfigError(
+                f"rollout.temperature must be > 0 in training, got {self.rollout.temperature}: "
+                "greedy rollouts of a prompt are all the same and teach nothing"
+            )
+        if not 0.0 <= self.sft.flawed_share <= 1.0:
+            raise ConfigError(f"sft.flawed_share must lie in [0, 1], got {self.sft.flawed_share}")
+        mini = self.learner.mini_batch
+        if mini is not None and self.rollout.prompts % mini:
+            raise ConfigError(
+                f"learner.mini_batch={mini} does not divide rollout.prompts={self.rollout.prompts}; "
+                "the last mini-batch would weigh its tokens more"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

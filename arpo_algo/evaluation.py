@@ -1,0 +1,96 @@
+"""Success on held-out tasks: one sampled trajectory a task, an interval, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arpo_algo.engines.base import Engine, Sampling
+from arpo_algo.rendering import Renderer
+from arpo_algo.sampler import RolloutConfig, TextEnv, TreeSampler
+from arpo_algo.stats import wilson
+from arpo_algo.tree import Node, Tree
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation measured. ``per_task``: 1.0 or 0.0, in task order (void tasks are left out)."""
+
+    name: str
+    step: int
+    per_task: dict[str, float]
+    reward: float
+    tool_calls: float
+    format_errors: float
+    tokens: float
+    seconds: float
+    void: int
+    trees: Sequence[Tree]
+
+    @property
+    def success(self) -> float:
+        return sum(self.per_task.values()) / len(self.per_task)
+
+    def row(self) -> dict[str, Any]:
+        """The row of ``eval.jsonl``: means a task, success with its 95 % Wilson interval."""
+        low, high = wilson(round(sum(self.per_task.values())), len(self.per_task))
+        return {
+            "name": self.name,
+            "step": self.step,
+            "n": len(self.per_task),
+            "success": self.success,
+            "success_low": low,
+            "success_high": high,
+            "reward": self.reward,
+            "tool_calls": self.tool_calls,
+            "format_errors": self.format_errors,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "void": self.void,
+            "per_task": self.per_task,
+        }
+
+
+def evaluate(
+    engine: Engine,
+    renderer: Renderer,
+    make_env: Callable[[], TextEnv],
+    task_ids: Sequence[str],
+    *,
+    name: str,
+    step: int,
+    sampling: Sampling,
+    seed: int,
+    max_turn_tokens: int,
+    max_tokens: int,
+    tool_lag: int | None = 1,
+    workers: int = 8,
+    on_leaf: Callable[[Tree, Node], None] | None = None,
+) -> Evaluation:
+    """Sample one trajectory a task and grade it; infrastructure faults are counted apart, never as failures."""
+    config = RolloutConfig(
+        M=1, N=1, sampling=sampling, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, tool_lag=tool_lag
+    )
+    sampler = TreeSampler(engine, renderer, make_env, config, workers=workers)
+    start = time.perf_counter()
+    try:
+        trees = sampler.sample([{"task_id": t} for t in task_ids], seed=(seed, 7), on_leaf=on_leaf)
+    finally:
+        sampler.close()
+    outcomes = {t.task_id: leaf.outcome for t in trees for leaf in t.leaves() if leaf.outcome is not None}
+    n = len(outcomes)
+    sampled = sum(len(node.tokens) for t in trees for node in t.nodes if node.kind == "action")
+    return Evaluation(
+        name,
+        step,
+        {task: float(o.is_success) for task, o in outcomes.items()},
+        sum(o.reward for o in outcomes.values()) / n,
+        sum(o.tool_calls for o in outcomes.values()) / n,
+        sum(not o.info["format_ok"] for o in outcomes.values()) / n,
+        sampled / n,
+        time.perf_counter() - start,
+        sum(len(t.void_leaves()) for t in trees),
+        trees,
+    )

@@ -1,0 +1,172 @@
+"""``build_report``: a run folder -> ONE self-contained HTML file that opens anywhere, offline, years later.
+
+The page holds no external address. Its content security policy lets exactly one script run, ours, by its hash; so a
+text from a tool or a model stays text even if an escape were ever missed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from arpo_algo.report import trees
+from arpo_algo.report.data import RunData, read_run
+from arpo_algo.report.page_curves import curves
+from arpo_algo.report.page_entropy import entropy
+from arpo_algo.report.page_results import results
+from arpo_algo.report.page_trees import viewer
+
+
+def build_report(run: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, finished or not; returns its path (``<run>/report.html`` if ``out`` is None).
+
+    The file appears whole or not at all.
+
+    Raises:
+        RunFolderError: no such folder, or a broken file in it.
+    """
+    run = Path(run)
+    page = build_html(run).encode("utf-8", "backslashreplace")
+    out = run / "report.html" if out is None else Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(out)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return out
+
+
+def build_html(run: Path, *, live: str | None = None) -> str:
+    """The page as text. ``live``: the version that a page served by :mod:`~arpo_algo.report.serve` compares with."""
+    data = read_run(run)
+    k = data.config.find("k", "probe_tokens") if data.config else None
+    k = k if isinstance(k, int) and k > 0 else None
+    loaded = trees.load(data)
+    forest = trees.forest(data, loaded, k)
+    sections = [
+        results(data),
+        curves(data),
+        entropy(loaded, k),
+        viewer(forest),
+        _configuration(data),
+    ]
+    script = _asset("page.js")
+    name = data.path.resolve().name
+    return _fill(
+        _asset("page.html"),
+        {
+            "title": escape(f"ARPO run {name}"),
+            "csp": escape(_policy(script, live is not None), quote=True),
+            "live": "" if live is None else f'<meta name="arpo-live" content="{escape(live, quote=True)}">',
+            "css": _asset("page.css"),
+            "js": script,
+            "facts": _facts(_header(data)),
+            "sections": "\n".join(s for s in sections if s),
+            "trees": embed(forest.payload),
+        },
+    )
+
+
+def embed(payload: Any) -> str:
+    """JSON that is inert inside a ``<script>`` element: no ``<``, ``>`` or ``&`` survives as itself.
+
+    Raises:
+        ValueError: a number is not finite (JSON has no word for it).
+    """
+    text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("arpo_algo.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, parts: dict[str, str]) -> str:
+    """Put the parts in, in one pass: a part that looks like a placeholder stays as it is."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _policy(script: str, live: bool) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    connect = "'self'" if live else "'none'"
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src {connect}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+# ---------------------------------------------------------------------- header
+
+
+def _header(data: RunData) -> list[tuple[str, str]]:
+    config = data.config
+    train, sft = data.phase("train"), data.phase("sft")
+    facts: list[tuple[str, str]] = []
+    if config is not None:
+        facts += [
+            ("algorithm", config.algorithm or "not named"),
+            ("environment", config.env_id or "not named"),
+            ("model", _words(config.find("model", "model_name", "model_path") or "not named")),
+            ("seed", "not named" if config.seed is None else str(config.seed)),
+            ("machine", _words(config.find("machine") or "not named")),
+        ]
+        if config.started:
+            facts.append(("started", config.started))
+    else:
+        facts.append(("configuration", "config.json is not there yet"))
+    steps = []
+    if sft:
+        steps.append(f"cold start to {sft[-1].step}")
+    if train:
+        steps.append(f"training to {train[-1].step}")
+    facts.append(("steps so far", ", ".join(steps) or "none"))
+    return facts
+
+
+def _words(value: Any) -> str:
+    """A configuration value in one line; of a model's table, its name."""
+    if isinstance(value, dict):
+        for key in ("name", "id", "path"):
+            if isinstance(value.get(key), str):
+                return str(value[key])
+        return ", ".join(f"{k} {_words(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return str(value)
+
+
+def _facts(pairs: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def _configuration(data: RunData) -> str:
+    if data.config is None:
+        return ""
+    text = json.dumps(data.config.raw, indent=2, ensure_ascii=False, default=str)
+    versions = ", ".join(f"{name} {version}" for name, version in data.config.versions.items())
+    return (
+        '<section id="configuration"><h2>Configuration</h2>'
+        + (f'<p class="muted">{escape(versions)}</p>' if versions else "")
+        + f'<details><summary>config.json</summary><pre class="config">{escape(text)}</pre></details></section>'
+    )

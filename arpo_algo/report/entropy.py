@@ -1,0 +1,157 @@
+"""Does entropy rise after tool results? The paper's first claim, as statistics over trees.
+
+A *segment* is what the model wrote in one turn. Positions count its tokens from 0, either in the first turn (the
+start of a trajectory) or in a turn right after a tool result.
+
+Segments that were FORKED, and all that follows them, are left out: entropy chose where forks are made, so they
+would count uncertain places twice and bias the rise upwards. What is left are the trajectories that would have been
+sampled without any forking. Trees, not tokens, are resampled for the intervals: segments of one tree answer one
+question and are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arpo_algo.tree import Node, Tree
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % bootstrap interval; None where fewer than two trees make no interval."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """Mean token entropy (nats) of the first ``k`` tokens, start against after a tool result.
+
+    Over the ``trajectories`` that called a tool at least once: ``start`` averages their first turns, ``after``
+    their turns after a tool result, ``difference`` is after − start, paired by trajectory.
+    """
+
+    k: int
+    trees: int
+    trajectories: int
+    segments: int
+    start: Estimate
+    after: Estimate
+    difference: Estimate
+    share_rising: float
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyProfile:
+    """``start[i]`` and ``after[i]``: entropy of the i-th token. ``rise`` is None when no trajectory called a tool."""
+
+    trees: int
+    start: tuple[Estimate, ...]
+    after: tuple[Estimate, ...]
+    rise: Rise | None
+
+
+def entropy_profile(
+    trees: Sequence[Tree], *, k: int = 20, positions: int = 64, resamples: int = 1000, seed: int = 0
+) -> EntropyProfile:
+    """Mean token entropy by position, and the rise after tool results.
+
+    Args:
+        trees: any; nodes without entropies are passed over.
+        k: tokens that the rise averages over (shorter turns: all they have). positions: how many are profiled.
+        resamples, seed: of the bootstrap over trees (percentile, 2.5 % to 97.5 %).
+    """
+    if k < 1 or positions < 1 or resamples < 1:
+        raise ValueError(f"k, positions and resamples must be >= 1, got {k}, {positions}, {resamples}")
+    weights = _bootstrap_weights(len(trees), resamples, seed)
+    starts: list[list[list[float]]] = []
+    afters: list[list[list[float]]] = []
+    pairs: list[list[tuple[float, float]]] = []
+    segments = 0
+    for tree in trees:
+        first, later, paired = [], [], []
+        for chain in _unforked(tree):
+            head, tail = chain[0], [n for n in chain[1:] if n.entropies]
+            if head.entropies:
+                first.append(head.entropies[:positions])
+            later += [n.entropies[:positions] for n in tail]
+            if head.entropies and tail:
+                segments += len(tail)
+                paired.append((_mean(head.entropies[:k]), _mean([_mean(n.entropies[:k]) for n in tail])))
+        starts.append(first)
+        afters.append(later)
+        pairs.append(paired)
+    rise = None
+    if any(pairs):
+        column = [[[p[i] for p in paired] for paired in pairs] for i in (0, 1)]
+        start, after, difference = (
+            _estimates([[[v] for v in tree] for tree in values], 1, weights)[0]
+            for values in (*column, [[b - a for a, b in paired] for paired in pairs])
+        )
+        flat = [b > a for paired in pairs for a, b in paired]
+        rise = Rise(k, sum(map(bool, pairs)), len(flat), segments, start, after, difference, sum(flat) / len(flat))
+    return EntropyProfile(
+        len(trees), _estimates(starts, positions, weights), _estimates(afters, positions, weights), rise
+    )
+
+
+def _unforked(tree: Tree) -> list[list[Node]]:
+    """Each root rollout's action nodes, first to last, never stepping into a forked sibling."""
+    chains = []
+    for child in tree.nodes[0].children:
+        chain, at = [], tree.nodes[child]
+        if at.fork_of is not None:
+            continue
+        while True:
+            if at.kind == "action":
+                chain.append(at)
+            onward = [tree.nodes[c] for c in at.children if tree.nodes[c].fork_of is None]
+            if not onward:
+                break
+            at = onward[0]
+        if chain:
+            chains.append(chain)
+    return chains
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _bootstrap_weights(n: int, resamples: int, seed: int) -> Floats | None:
+    """[resamples, n]: how often each of n trees is drawn. None when an interval makes no sense."""
+    if n < 2:
+        return None
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    return rng.multinomial(n, [1.0 / n] * n, size=resamples).astype(np.float64)
+
+
+def _estimates(trees: list[list[list[float]]], positions: int, weights: Floats | None) -> tuple[Estimate, ...]:
+    """Per position, the mean over all segments that reach it. ``trees[t][s]`` are the values of a segment."""
+    total, count = np.zeros((len(trees), positions)), np.zeros((len(trees), positions))
+    for t, segments in enumerate(trees):
+        for values in segments:
+            total[t, : len(values)] += values
+            count[t, : len(values)] += 1
+    out = []
+    for i in range(positions):
+        n = int(count[:, i].sum())
+        if n == 0:
+            break
+        low = high = None
+        if weights is not None and (count[:, i] > 0).sum() > 1:
+            drawn = weights @ count[:, i]
+            sums = (weights @ total[:, i])[drawn > 0]
+            low, high = (float(q) for q in np.percentile(sums / drawn[drawn > 0], (2.5, 97.5)))
+        out.append(Estimate(float(total[:, i].sum() / n), low, high, n))
+    return tuple(out)

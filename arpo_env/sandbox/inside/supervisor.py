@@ -1,0 +1,867 @@
+"""The trusted process inside the isolation: starts, limits, interrupts, kills and clones sessions. Runs no user code.
+
+What is believed of whom. A session's process belongs to the code it runs, so a report from it is at most
+"the cell with this nonce is over": fixed-size frames, any other byte ends the session. Who it is comes from the
+kernel: the process id from SCM_CREDENTIALS, the user id, the root and the tag from /proc, its end from wait().
+Output is read here, capped here; time is kept here. A session can therefore lie about its own cell (which it
+can do anyway, by printing), and about nothing else.
+
+One thread, one epoll loop, no call that a session could make wait.
+"""
+
+# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import json
+import os
+import re
+import resource
+import secrets
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import cell, places, seccomp, session, sysapi, wire
+from .capture import Capture
+
+#: Seconds an interrupted cell gets to end by itself, and a fork to complete.
+GRACE, FORK_SECONDS = 0.5, 10.0
+CAPACITY = 1024
+_ZYGOTE_UID = 999
+_TAG_LINE = re.compile(rb"^Max file locks\s+(\d+)", re.MULTILINE)
+_REAL_UID = re.compile(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILINE)
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """One interpreter process as the supervisor sees it."""
+
+    sock: socket.socket
+    pid: int = 0
+    outbox: bytearray = field(default_factory=bytearray)
+    fds: list[int] = field(default_factory=list)
+    inbox: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One session: a process that may be replaced, and the request it is working on."""
+
+    sid: int
+    seed: int
+    limits: dict[str, Any]
+    place: places.Place
+    process: Process
+    out: int
+    tag: int
+    state: str = "starting"  # starting, idle, running, grace, forking, dead
+    owed: set[bytes] = field(default_factory=set)  # forks it has still to report
+    nonce: bytes = b""
+    request: int = 0
+    capture: Capture | None = None
+    token: int = 0  # outdates deadlines
+    note: str = ""  # why the interpreter was lost while nobody was looking
+    seconds: float = 0.0
+    placed: bool = True
+    ended: int | None = None  # wait status, once known
+
+
+@dataclass(eq=False, slots=True)
+class Birth:
+    """A fork on its way: what the gate may grant for it, and who waits for it."""
+
+    child: Session
+    parent: Session | None
+    done: Callable[[str | None], None]
+    may_chroot: bool
+    may_setuid: bool
+
+
+class Supervisor:
+    """See the module docstring. ``rfd`` and ``wfd`` are the stream to the host."""
+
+    def __init__(self, rfd: int, wfd: int, config: dict[str, Any]) -> None:
+        self.rfd, self.wfd, self.config = rfd, wfd, config
+        self.poll = selectors.DefaultSelector()
+        self.sessions: dict[int, Session] = {}
+        self.by_pid: dict[int, Session] = {}
+        self.births: dict[int, Birth] = {}
+        self.deadlines: list[tuple[float, int, Session, int]] = []
+        self.count = itertools.count()
+        self.tag = 2**40
+        self.buffer = bytearray()
+        self.gate: int | None = None
+        self.features: dict[str, Any] = {}
+        self.own_users = False
+        self.place: places.Roots | places.Directories
+        self.zygote: Process
+
+    # --- start ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        problems: list[str] = []
+        self.place = self._choose_places(problems)
+        hello = self._start_zygote(problems)
+        if self.config["private_mounts"]:
+            with open("/proc/self/mountinfo") as f:
+                proc = [line for line in f if " /proc " in line and " - proc " in line]
+            hidden = "hidepid=" in (proc[-1] if proc else "")
+        else:
+            hidden = False
+        self.features = {
+            "layers": hello, "own_roots": self.place.own_roots, "own_users": self.own_users, "hidepid": hidden,
+            "loaded": hello["loaded"], "problems": problems + hello["problems"], "python": sys.version.split()[0],
+        }  # fmt: skip
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        wake_r, wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        self.poll.register(wake_r, selectors.EVENT_READ, lambda _mask: self._on_child(wake_r))
+        self.poll.register(self.rfd, selectors.EVENT_READ, self._on_host)
+        self.poll.register(self.zygote.sock, selectors.EVENT_READ, self._on_zygote)
+        if self.gate is not None:
+            self.poll.register(self.gate, selectors.EVENT_READ, self._on_gate)
+        self._send({"ready": self.features})
+
+    def _choose_places(self, problems: list[str]) -> places.Roots | places.Directories:
+        config = self.config
+        need = 1 << sysapi.CAP_SYS_ADMIN | 1 << sysapi.CAP_SYS_CHROOT
+        if config["private_mounts"] and sysapi.SUPPORTED:
+            if sysapi.effective_caps() & need == need:
+                try:
+                    with contextlib.suppress(OSError):
+                        sysapi.mount("proc", "/proc", "proc", 14 | sysapi.MS_REMOUNT, "hidepid=2")
+                    self.own_users = config["users"] > CAPACITY + places.FIRST_UID
+                    with contextlib.suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as f:
+                        f.write("0")
+                    return places.Roots(CAPACITY, self.own_users)
+                except OSError as error:
+                    self.own_users = False
+                    problems.append(f"own roots: {error}")
+            else:
+                problems.append("own roots: no capability to mount inside the isolation")
+        return places.Directories(CAPACITY, config["area"], config["home"])
+
+    def _start_zygote(self, problems: list[str]) -> dict[str, Any]:
+        """Start the warm interpreter; without a gate it gets no capability, and sessions no root of their own."""
+        while True:
+            ours, theirs = socket.socketpair()
+            home = self.place.home
+            env = {**self.config["env"], "HOME": f"{home}/work", "TMPDIR": f"{home}/tmp",
+                   "MPLCONFIGDIR": f"{home}/tmp"}  # fmt: skip
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    null = os.open("/dev/null", os.O_RDWR)
+                    for fd in (0, 1, 2):
+                        os.dup2(null, fd)
+                    number = theirs.detach()
+                    os.set_inheritable(number, True)
+                    os.chdir("/")
+                    python = self.config["python"] or sys.executable
+                    os.execve(python, [python, "-P", "-c", self.config["stub"], str(number), str(number)], env)
+                finally:
+                    os._exit(127)
+            theirs.close()
+            order = {
+                "bundle": self.config["bundle"], "entry": "session",
+                "config": {"preload": self.config["preload"], "harden": self.config["harden"],
+                           "own_roots": self.place.own_roots, "own_users": self.own_users,
+                           "zygote_uid": _ZYGOTE_UID},
+            }  # fmt: skip
+            ours.sendall(wire.pack(order))
+            head, fds, _flags, _addr = socket.recv_fds(ours, 4, 4, socket.MSG_CMSG_CLOEXEC)
+            if len(head) == 4:
+                hello: dict[str, Any] = json.loads(wire.read_exact(ours.fileno(), struct.unpack(">I", head)[0]))
+                self.zygote = Process(ours, pid)
+                ours.setblocking(False)
+                self.gate = fds[0] if fds else None
+                return hello
+            ours.close()
+            _, status = os.waitpid(pid, 0)
+            if not self.place.own_roots:
+                raise RuntimeError(f"the warm interpreter did not start (wait status {status})")
+            problems.append("own roots: seccomp gives no gate here")
+            self.own_users = False
+            self.place = places.Directories(CAPACITY, self.config["area"], self.config["home"])
+
+    # --- the loop ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while True:
+            wait = None
+            if self.deadlines:
+                wait = max(0.0, self.deadlines[0][0] - time.monotonic())
+            for key, mask in self.poll.select(wait):
+                try:
+                    current = self.poll.get_key(key.fileobj)
+                except (KeyError, ValueError):
+                    continue  # an earlier event of this round closed it
+                if current.data is key.data:
+                    key.data(mask)
+            now = time.monotonic()
+            while self.deadlines and self.deadlines[0][0] <= now:
+                _, _, late, token = heapq.heappop(self.deadlines)
+                if late.token == token:
+                    self._on_deadline(late)
+
+    def _deadline(self, target: Session, seconds: float) -> None:
+        target.token = next(self.count)
+        heapq.heappush(self.deadlines, (time.monotonic() + seconds, target.token, target, target.token))
+
+    # --- the host ------------------------------------------------------------------------------------------
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            wire.write_all(self.wfd, wire.pack(message))
+        except OSError:
+            self._leave()
+
+    def _reply(self, request: int, **content: Any) -> None:
+        self._send({"id": request, **content})
+
+    def _on_host(self, _mask: int) -> None:
+        try:
+            data = os.read(self.rfd, 2**18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._leave()
+        self.buffer += data
+        while (body := wire.take(self.buffer)) is not None:
+            order = json.loads(body)
+            try:
+                getattr(self, "_op_" + order["op"])(order)
+            except Exception as error:
+                self._reply(order["id"], error=f"{type(error).__name__}: {error}")
+
+    def _leave(self) -> None:
+        """The host is gone: take everything down. As process 1 of a namespace, exiting is enough."""
+        for victim in list(self.sessions.values()):
+            with contextlib.suppress(Exception):
+                self._kill(victim)
+        with contextlib.suppress(OSError):
+            os.kill(self.zygote.pid, signal.SIGKILL)
+        if not self.place.own_roots and self.config.get("remove_area"):
+            import shutil
+
+            shutil.rmtree(self.config["area"], ignore_errors=True)
+        os._exit(0)
+
+    def _op_ping(self, order: dict[str, Any]) -> None:
+        alive, zombies = 0, 0
+        for pid in _descendants():
+            if self._is_zombie(pid):
+                zombies += 1
+            else:
+                alive += 1
+        self._reply(order["id"], sessions=len(self.sessions), births=len(self.births), processes=alive, zombies=zombies)
+
+    def _op_new(self, order: dict[str, Any]) -> None:
+        sid, request = order["sid"], order["id"]
+        place = self.place.open(None, order["limits"]["file_bytes"])
+        child = self._adopt(sid, order["seed"], order["limits"], place)
+        self._bear(child, None, lambda problem: self._born(request, child, problem))
+
+    def _born(self, request: int, child: Session, problem: str | None) -> None:
+        if problem is None:
+            self.sessions[child.sid] = child
+            self._reply(request, sid=child.sid)
+        else:
+            self._reply(request, error=problem)
+
+    def _op_fork(self, order: dict[str, Any]) -> None:
+        request = order["id"]
+        parent = self.sessions[order["sid"]]
+        if parent.state == "dead":
+            # The clone of a lost interpreter is a lost interpreter: the same note awaits both.
+            place = self.place.open(None, parent.limits["file_bytes"])
+            child = self._adopt(order["new"], parent.seed, parent.limits, place)
+            child.note, child.state = parent.note, "dead"
+            self.sessions[child.sid] = child
+            self._reply(request, sid=child.sid)
+            return
+        if parent.state != "idle":
+            raise RuntimeError(f"session {parent.sid} is {parent.state}, not idle")
+        try:
+            place = self.place.open(parent.place, parent.limits["file_bytes"])
+        except OSError as error:
+            raise RuntimeError(f"its files cannot be cloned: {error}") from error
+        child = self._adopt(order["new"], parent.seed, parent.limits, place)
+        parent.state = "forking"
+        self._bear(child, parent, lambda problem: self._born(request, child, problem))
+
+    def _op_close(self, order: dict[str, Any]) -> None:
+        victim = self.sessions.pop(order["sid"], None)
+        if victim is not None:
+            self._kill(victim)
+            self._release(victim)
+        self._reply(order["id"])
+
+    def _op_run(self, order: dict[str, Any]) -> None:
+        target = self.sessions[order["sid"]]
+        target.request = order["id"]
+        target.seconds = order["seconds"]
+        if target.state == "dead":
+            self._replace(target, target.note + " since the last cell; this cell was not run")
+            return
+        if target.state != "idle":
+            raise RuntimeError(f"session {target.sid} is {target.state}, not idle")
+        self._drain(target)  # what background threads said between two cells belongs to no cell
+        target.capture = Capture(target.limits["output_chars"])
+        target.nonce = secrets.token_bytes(16)
+        target.state = "running"
+        self.poll.register(target.out, selectors.EVENT_READ, lambda _mask: self._on_output(target))
+        self._tell(target.process, target.nonce, session.RUN, order["code"].encode("utf-8", "surrogatepass"))
+        self._deadline(target, order["seconds"])
+
+    # --- sessions ------------------------------------------------------------------------------------------
+
+    def _adopt(self, sid: int, seed: int, limits: dict[str, Any], place: places.Place) -> Session:
+        self.tag -= 1
+        return Session(sid, seed, limits, place, Process(socket.socket()), -1, self.tag)
+
+    def _bear(self, child: Session, parent: Session | None, done: Callable[[str | None], None]) -> None:
+        """Have ``parent`` (the zygote when None) fork ``child`` into its place; ``done`` gets None or a problem."""
+        child.process.sock.close()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        out_r, out_w = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(out_r, False)
+        root = os.open(child.place.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        child.process, child.out = Process(ours), out_r
+        child.state, child.nonce = "starting", secrets.token_bytes(16)
+        own_roots, own_users = self.place.own_roots, self.own_users
+        nproc = child.limits["processes"] + 1 if own_users else self.config["shared_processes"]
+        order = {
+            "root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work",
+            "limits": child.limits, "nproc": nproc, "seed": child.seed,
+            "landlock": child.place.landlock, "readable": self.place.readable,
+        }  # fmt: skip
+        birth = Birth(child, parent, done, may_chroot=own_roots, may_setuid=own_users)
+        self.births[child.sid] = birth
+        self.poll.register(ours, selectors.EVENT_READ, lambda mask: self._on_session(child, mask))
+        self._deadline(child, FORK_SECONDS)
+        if parent is not None:
+            parent.owed.add(child.nonce)
+        source = self.zygote if parent is None else parent.process
+        # The descriptors travel with a duplicate, for the queue may outlive this call.
+        self._tell(source, child.nonce, session.FORK, json.dumps(order).encode(), [theirs.detach(), out_w, root])
+
+    def _on_hello(self, child: Session, code: int, pid: int) -> None:
+        birth = self.births.get(child.sid)
+        if birth is None or code != session.HELLO:
+            self._fail_birth(child, "the interpreter could not be forked")
+            return
+        child.process.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        child.process.pid = pid
+        problem = self._verify(child, pid)
+        if problem is not None:
+            self._fail_birth(child, problem)
+            return
+        self.by_pid[pid] = child
+        child.token = next(self.count)
+        child.state = "idle"
+        del self.births[child.sid]
+        if birth.parent is not None and birth.parent.state == "forking":
+            birth.parent.state = "idle"  # it may still be putting its things in order; its next cell queues behind
+        birth.done(None)
+
+    def _verify(self, child: Session, pid: int) -> str | None:
+        """Does the kernel agree that this process became what it was told to become?"""
+        try:
+            if self.own_users:
+                with open(f"/proc/{pid}/status", "rb") as f:
+                    found = _REAL_UID.search(f.read())
+                if found is None or {int(x) for x in found.groups()} != {child.place.uid}:
+                    return "the fork did not take the user it was given"
+            else:
+                with contextlib.suppress(OSError, ValueError):
+                    resource.prlimit(pid, seccomp.TAG_LIMIT, (child.tag, child.tag))
+            if self.place.own_roots and os.stat(f"/proc/{pid}/root/home/agent").st_dev != child.place.device:
+                return "the fork did not take the root it was given"
+        except OSError as error:
+            return f"the fork could not be verified: {error}"
+        return None
+
+    def _fail_birth(self, child: Session, problem: str) -> None:
+        birth = self.births.pop(child.sid, None)
+        child.token = next(self.count)
+        self._kill(child)
+        self._release(child)
+        if birth is None:
+            return
+        parent = birth.parent
+        if parent is not None and parent.state == "forking":
+            if child.nonce not in parent.owed:
+                parent.state = "idle"
+            else:  # it neither forked nor said so: nothing it holds can be relied on any more
+                self._lose(parent, "the interpreter did not answer a fork")
+        birth.done(problem)
+
+    def _on_session(self, who: Session, mask: int) -> None:
+        process = who.process
+        if mask & selectors.EVENT_WRITE:
+            self._flush(process, who)
+        if not mask & selectors.EVENT_READ:
+            return
+        pid = 0
+        try:
+            if who.state == "starting":
+                data, extra, _flags, _addr = process.sock.recvmsg(session.REPORT.size, socket.CMSG_SPACE(12) + 64)
+                for level, kind, raw in extra:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                        pid = struct.unpack("=iII", raw[:12])[0]
+            else:
+                data = process.sock.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._on_death(who, None)
+            return
+        process.inbox += data
+        size = session.REPORT.size
+        while len(process.inbox) >= size and who.process is process and who.state != "dead":
+            nonce, code, number = session.REPORT.unpack_from(process.inbox)
+            del process.inbox[:size]
+            if nonce in who.owed:
+                who.owed.discard(nonce)
+                self._on_forked(who, nonce, code, number)
+            elif nonce != who.nonce:
+                self._lose(who, "the interpreter wrote to its control channel")
+            elif who.state == "starting":
+                self._on_hello(who, code, pid)
+            elif who.state in ("running", "grace") and code == session.DONE:
+                self._on_done(who, number)
+            else:
+                self._lose(who, "the interpreter wrote to its control channel")
+
+    def _on_forked(self, parent: Session, nonce: bytes, code: int, number: int) -> None:
+        """The parent of a fork says that it has done its part, or that it could not."""
+        if code == session.DONE:
+            return
+        for birth in list(self.births.values()):
+            if birth.parent is parent and birth.child.nonce == nonce:
+                self._fail_birth(birth.child, f"the interpreter could not be forked: {os.strerror(number)}")
+
+    def _on_done(self, who: Session, number: int) -> None:
+        self._silence(who)
+        self._drain(who, who.capture)
+        assert who.capture is not None
+        text = who.capture.text()
+        status = "ok" if number == cell.OK else "error"
+        if number == cell.INTERRUPTED:
+            status = "timeout"
+            self._purge(who)
+            text += f"[timed out after {who.seconds:g} s; the variables are kept]"
+        who.state, who.capture, who.nonce = "idle", None, b""
+        who.token = next(self.count)
+        self._reply(who.request, status=status, output=text)
+
+    def _on_deadline(self, who: Session) -> None:
+        if who.state == "running":
+            who.state = "grace"
+            with contextlib.suppress(OSError):
+                os.kill(who.process.pid, signal.SIGINT)
+            self._deadline(who, GRACE)
+        elif who.state == "grace":
+            self._lose(who, f"timed out after {who.seconds:g} s and could not be interrupted")
+        elif who.sid in self.births:
+            self._fail_birth(who, f"the fork did not complete in {FORK_SECONDS:g} s")
+
+    def _on_death(self, who: Session, status: int | None) -> None:
+        if who.state == "starting":
+            self._fail_birth(who, "the interpreter died while it was forked")
+            return
+        if who.state == "dead":
+            return
+        status = who.ended if status is None else status
+        if status is None:  # the channel closed first: how it ended is known only if it is a child of ours
+            with contextlib.suppress(ChildProcessError, OSError):
+                for _ in range(20):
+                    done, status = os.waitpid(who.process.pid, os.WNOHANG)
+                    if done:
+                        break
+                    status = None
+                    time.sleep(0.0005)
+        self._lose(who, "the interpreter " + _end(status))
+
+    def _lose(self, who: Session, why: str) -> None:
+        """The interpreter is gone or no longer to be trusted: kill what is left, replace it if a cell waits."""
+        running = who.state in ("running", "grace")
+        forking = who.state == "forking"
+        self._silence(who)
+        if running:
+            self._drain(who, who.capture)
+        self._kill(who)
+        who.state, who.note, who.nonce = "dead", why, b""
+        who.token = next(self.count)
+        if running:
+            self._replace(who, why)
+        elif forking:
+            for birth in [b for b in self.births.values() if b.parent is who]:
+                self._fail_birth(birth.child, why)
+
+    def _replace(self, who: Session, why: str) -> None:
+        """A fresh interpreter in the same session; answers the waiting cell when it is up."""
+        request = who.request
+        text = "" if who.capture is None else who.capture.text()
+        who.capture = None
+        if text and not text.endswith("\n"):
+            text += "\n"
+        text += f"[{why}; the variables and files are gone, the next cell starts afresh]"
+        self._release(who)
+        try:
+            who.place = self.place.open(None, who.limits["file_bytes"])
+        except Exception as error:
+            self._reply(request, error=f"no fresh interpreter: {error}")
+            return
+        self.tag -= 1
+        who.tag, who.note, who.placed, who.ended = self.tag, "", True, None
+        who.owed.clear()
+
+        def up(problem: str | None) -> None:
+            if problem is None:
+                self._reply(request, status="killed", output=text)
+            else:
+                who.state, who.note = "dead", problem
+                self._reply(request, error=problem)
+
+        self._bear(who, None, up)
+
+    def _silence(self, who: Session) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self.poll.unregister(who.out)
+
+    def _release(self, who: Session) -> None:
+        """Give back what a dead process held: socket, pipe, place."""
+        self._silence(who)
+        with contextlib.suppress(KeyError, ValueError):
+            self.poll.unregister(who.process.sock)
+        for fd in who.process.fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        who.process.fds.clear()
+        who.process.sock.close()
+        if who.out >= 0:
+            os.close(who.out)
+            who.out = -1
+        if who.placed:
+            who.placed = False
+            self.place.close(who.place)
+
+    # --- bytes ---------------------------------------------------------------------------------------------
+
+    def _tell(self, process: Process, nonce: bytes, op: int, payload: bytes, fds: list[int] | None = None) -> None:
+        """Queue one request. Descriptors go out with the first byte of their own frame and are then closed here."""
+        frame = session.REQUEST.pack(len(payload), nonce, op) + payload
+        if fds:
+            try:
+                sent = socket.send_fds(process.sock, [frame], fds)
+            except BlockingIOError:
+                # Only a stopped zygote can get here; its queue holds far more forks than there are slots.
+                raise RuntimeError("the interpreter does not take requests") from None
+            except OSError:
+                sent = len(frame)  # it is dead; its death is reported by the channel
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            frame = frame[sent:]
+        process.outbox += frame
+        self._flush(process, None)
+
+    def _flush(self, process: Process, who: Session | None) -> None:
+        box = process.outbox
+        while box:
+            try:
+                sent = process.sock.send(memoryview(box)[: 2**18])
+            except BlockingIOError:
+                break
+            except OSError:
+                box.clear()
+                break
+            del box[:sent]
+        with contextlib.suppress(KeyError, ValueError):
+            key = self.poll.get_key(process.sock)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if box else 0)
+            if key.events != events:
+                self.poll.modify(process.sock, events, key.data)
+
+    def _on_output(self, who: Session) -> None:
+        try:
+            data = os.read(who.out, 2**16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._silence(who)
+        elif who.capture is not None:
+            who.capture.feed(data)
+
+    def _drain(self, who: Session, into: Capture | None = None) -> None:
+        for _ in range(16):  # a pipe holds 64 KiB; a writer that never stops must not keep us here
+            try:
+                data = os.read(who.out, 2**16)
+            except (BlockingIOError, OSError):
+                return
+            if not data:
+                return
+            if into is not None:
+                into.feed(data)
+
+    # --- killing -------------------------------------------------------------------------------------------
+
+    def _kill(self, who: Session) -> None:
+        """Every process of the session, daemons included."""
+        pid = who.process.pid
+        self.by_pid.pop(pid, None)
+        if self.own_users:
+            assert who.place.uid is not None
+            os.seteuid(who.place.uid)
+            try:
+                # One pass is enough: a process with a kill pending cannot finish a fork.
+                os.kill(-1, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+            finally:
+                os.seteuid(0)
+                if self.config.get("die_with_parent"):  # a change of user clears it
+                    sysapi.prctl(sysapi.PR_SET_PDEATHSIG, signal.SIGKILL)
+            return
+        dead = set()
+        if pid:
+            dead.add(pid)
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self._kill_tagged(who, dead)
+
+    def _purge(self, who: Session) -> None:
+        """Every process of the session but its interpreter: what an interrupted cell left running."""
+        self._kill_tagged(who, {who.process.pid})
+
+    def _kill_tagged(self, who: Session, done: set[int]) -> None:
+        """Kill the session's processes but those in ``done``, until a look finds no other: the dying cannot fork."""
+        for _ in range(200):
+            alive = [p for p in self._members(who) if p not in done]
+            if not alive:
+                return
+            done.update(alive)
+            for victim in alive:
+                with contextlib.suppress(OSError):
+                    os.kill(victim, signal.SIGKILL)
+
+    def _members(self, who: Session) -> list[int]:
+        if not self.own_users:
+            return self._tagged(who.tag)
+        found = []
+        for pid in _descendants():
+            with contextlib.suppress(OSError):
+                if self._uid(pid) == who.place.uid:
+                    found.append(pid)
+        return [p for p in found if not self._is_zombie(p)]
+
+    @staticmethod
+    def _uid(pid: int) -> int:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            found = _REAL_UID.search(f.read())
+        return -1 if found is None else int(found[1])
+
+    @staticmethod
+    def _is_zombie(pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as f:
+                return f.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        except OSError:
+            return True
+
+    def _tagged(self, tag: int) -> list[int]:
+        return [pid for pid in _descendants() if self._tag(pid) == tag and not self._is_zombie(pid)]
+
+    @staticmethod
+    def _tag(pid: int) -> int:
+        try:
+            with open(f"/proc/{pid}/limits", "rb") as f:
+                found = _TAG_LINE.search(f.read())
+        except OSError:
+            return -1
+        return -1 if found is None else int(found[1])
+
+    # --- the kernel's news ---------------------------------------------------------------------------------
+
+    def _on_child(self, wake: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self.zygote.pid:
+                self._leave()
+            who = self.by_pid.pop(pid, None)
+            if who is not None and who.process.pid == pid:
+                # Its last report may still be in the socket: that one counts first.
+                who.ended = status
+                self._on_session(who, selectors.EVENT_READ)
+                if who.process.pid == pid and who.state != "dead":
+                    self._on_death(who, status)
+
+    def _on_zygote(self, _mask: int) -> None:
+        try:
+            data = self.zygote.sock.recv(4096)
+        except BlockingIOError:
+            return
+        if not data:
+            self._leave()
+        # Its reports (a fork that failed) carry the nonce of the child they are about.
+        self.zygote.inbox += data
+        while len(self.zygote.inbox) >= session.REPORT.size:
+            nonce, code, number = session.REPORT.unpack_from(self.zygote.inbox)
+            del self.zygote.inbox[: session.REPORT.size]
+            if code == session.FAILED:
+                for birth in list(self.births.values()):
+                    if birth.parent is None and birth.child.nonce == nonce:
+                        self._fail_birth(birth.child, f"no interpreter could be forked: {os.strerror(number)}")
+
+    def _on_gate(self, _mask: int) -> None:
+        assert self.gate is not None
+        request = seccomp.receive(self.gate)
+        if request is not None:
+            try:
+                self._judge(request)
+            except (OSError, ValueError):
+                request.answer(errno.EPERM)
+
+    def _judge(self, request: seccomp.Request) -> None:
+        nr = request.nr
+        if nr in (sysapi.NR["chroot"], sysapi.NR["setresuid"]):
+            # Registers of 32-bit arguments may carry rubbish above.
+            wanted = {a & 0xFFFFFFFF for a in request.args[:3]}
+            for birth in self.births.values():
+                if not self._comes_from(request.pid, birth):
+                    continue
+                if nr == sysapi.NR["chroot"] and birth.may_chroot:
+                    birth.may_chroot = False
+                    request.proceed()
+                    return
+                if nr == sysapi.NR["setresuid"] and birth.may_setuid and wanted == {birth.child.place.uid}:
+                    birth.may_setuid = False
+                    request.proceed()
+                    return
+            request.answer(errno.EPERM)
+            return
+        self._judge_signal(request)
+
+    def _comes_from(self, pid: int, birth: Birth) -> bool:
+        """Is ``pid`` a fork of the birth's parent that has not yet become the child?"""
+        if birth.parent is None:
+            source_uid, source_pid = _ZYGOTE_UID, self.zygote.pid
+        else:
+            source_uid, source_pid = birth.parent.place.uid or 0, birth.parent.process.pid
+        if pid == source_pid:
+            return False
+        return not self.own_users or self._uid(pid) == source_uid
+
+    def _judge_signal(self, request: seccomp.Request) -> None:
+        """Where sessions share a user id: signals reach only processes that carry the sender's own tag."""
+        name = next(n for n in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+                    if sysapi.NR[n] == request.nr)  # fmt: skip
+        target = struct.unpack("=i", struct.pack("=I", request.args[0] & 0xFFFFFFFF))[0]
+        own = self._tag(request.pid)
+        if own < 0:
+            request.answer(errno.EPERM)
+            return
+        if target > 0:
+            if self._tag(target if name != "tkill" else _process_of(target)) == own:
+                request.proceed()
+            else:
+                request.answer(errno.EPERM)
+            return
+        number = request.args[1] & 0xFFFFFFFF
+        if name != "kill":
+            request.answer(errno.EINVAL)
+            return
+        # A group or everybody: the kernel would not stop at the session, so it is done here, one by one.
+        group = os.getpgid(request.pid) if target == 0 else -target
+        hit = 0
+        for pid in self._tagged(own):
+            if target == -1 and pid == request.pid:
+                continue
+            with contextlib.suppress(OSError):
+                if target == -1 or os.getpgid(pid) == group:
+                    os.kill(pid, number)
+                    hit += 1
+        request.answer(0 if hit else errno.ESRCH)
+
+
+def _descendants() -> list[int]:
+    """Every process below this one; orphans come to us too, as process 1 or as their subreaper."""
+    found: list[int] = []
+    todo = [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as f:
+                    children = [int(x) for x in f.read().split()]
+                found += children
+                todo += children
+        except FileNotFoundError:
+            if not os.path.exists("/proc/self/task"):
+                raise
+            if pid == os.getpid():  # a kernel without the list of children
+                return [int(n) for n in os.listdir("/proc") if n.isdigit() and int(n) != pid]
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _process_of(thread: int) -> int:
+    with open(f"/proc/{thread}/status") as f:
+        for line in f:
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    return -1
+
+
+def _end(status: int | None) -> str:
+    if status is None:
+        return "died"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(number).name}"
+        return f"was killed by signal {number}"
+    return f"exited with code {os.WEXITSTATUS(status)}"
+
+
+def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
+    if config["private_mounts"]:
+        os.umask(0o022)
+    else:
+        with contextlib.suppress(OSError):
+            sysapi.prctl(sysapi.PR_SET_CHILD_SUBREAPER, 1)
+    if config.get("die_with_parent"):
+        sysapi.prctl(sysapi.PR_SET_PDEATHSIG, signal.SIGKILL)
+    supervisor = Supervisor(rfd, wfd, config)
+    try:
+        supervisor.start()
+    except Exception as error:
+        wire.write_all(wfd, wire.pack({"failed": f"{type(error).__name__}: {error}"}))
+        os._exit(1)
+    supervisor.run()

@@ -1,0 +1,371 @@
+"""One cache and cassette for everything that is searched or fetched: SQLite in WAL mode.
+
+The published code keeps its search cache as one JSON file that is rewritten on every miss and loses entries when
+two processes do so at once. A database has none of these problems: a write is a transaction that survives
+``kill -9`` whole or not at all, any number of threads and processes read and write together, and a look-up costs
+some tens of microseconds however large the file grows.
+
+Two layers. :class:`Cassette` maps (tool, corpus, arguments) to a JSON value; the first value stored for a key
+stays, so that all readers of a key see the same. :class:`CachedBackend` puts one in front of a search backend:
+
+=========  =====================  ======================================
+mode       stored answer          nothing stored
+=========  =====================  ======================================
+``off``    ignored                asked
+``record``  given                  asked, then stored
+``replay``  given                  asked, not stored (the file is not written)
+``strict``  given                  ``InfraError``: nothing is ever asked
+=========  =====================  ======================================
+
+Only answers are stored, never faults: an :class:`~arpo_env.errors.InfraError` passes through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from arpo_env.errors import ConfigError, InfraError, unknown
+from arpo_env.search.base import Hit, SearchBackend
+
+CacheMode = Literal["off", "record", "replay", "strict"]
+MODES: tuple[str, ...] = get_args(CacheMode)
+
+_APPLICATION_ID = 0x4152504F  # "ARPO"
+_VERSION = 1
+_BUSY_MS = 60_000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    tool TEXT NOT NULL, corpus TEXT NOT NULL, arguments TEXT NOT NULL, value TEXT NOT NULL,
+    PRIMARY KEY (tool, corpus, arguments)
+) WITHOUT ROWID
+"""
+#: Connections of a parent process, kept from the garbage collector in a forked child: SQLite forbids closing them.
+_inherited: list[sqlite3.Connection] = []
+
+
+def arguments_key(arguments: Mapping[str, Any]) -> str:
+    """The canonical form of a call's arguments: sorted ASCII JSON, texts in NFC with single blanks.
+
+    Case is kept: not every engine ignores it.
+    """
+    tidy = {
+        name: " ".join(unicodedata.normalize("NFC", value).split()) if isinstance(value, str) else value
+        for name, value in arguments.items()
+    }
+    return json.dumps(tidy, sort_keys=True, separators=(",", ":"))
+
+
+class Cassette:
+    """A file of recorded answers, shared by threads and processes.
+
+    Args:
+        path: the SQLite file; made when it is missing, unless ``read_only``.
+        read_only: open without ever writing, also from a read-only medium.
+
+    Raises:
+        ConfigError: the file is no cassette, or of another version, or missing and ``read_only``.
+    """
+
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
+        self._local = threading.local()
+        if read_only and not self.path.is_file():
+            raise ConfigError(f"no cassette at {self.path}; record one first (mode='record')")
+        if not self.path.parent.is_dir():
+            raise ConfigError(f"the folder of the cassette {self.path} does not exist; create it first")
+        self._connection()
+
+    def get(self, tool: str, corpus: str, arguments: str) -> Any:
+        """The stored value, or None.
+
+        Raises:
+            InfraError: the file cannot be read.
+        """
+        with self._faults("read"):
+            row = (
+                self._connection()
+                .execute(
+                    "SELECT value FROM answers WHERE tool = ? AND corpus = ? AND arguments = ?",
+                    (tool, corpus, arguments),
+                )
+                .fetchone()
+            )
+        return None if row is None else json.loads(row[0])
+
+    def put(self, tool: str, corpus: str, arguments: str, value: Any) -> Any:
+        """Store ``value`` unless the key has one already; returns what is stored now (and on disk).
+
+        Raises:
+            InfraError: the file cannot be written.
+        """
+        text = json.dumps(value)
+        with self._faults("write"):
+            added = self._connection().execute(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (tool, corpus, arguments, text)
+            )
+        if added.rowcount == 1:
+            return json.loads(text)
+        return self.get(tool, corpus, arguments)
+
+    def put_many(self, tool: str, corpus: str, rows: Iterable[tuple[str, Any]]) -> int:
+        """Store many (arguments, value) pairs in one transaction, all or none; returns how many were new."""
+        connection = self._connection()
+        with self._faults("write"):
+            before = connection.total_changes
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany(
+                    "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)",
+                    ((tool, corpus, arguments, json.dumps(value)) for arguments, value in rows),
+                )
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+            return connection.total_changes - before
+
+    def corpora(self, tool: str) -> list[str]:
+        """The corpora that answers of ``tool`` were recorded from."""
+        with self._faults("read"):
+            rows = self._connection().execute("SELECT DISTINCT corpus FROM answers WHERE tool = ? ORDER BY 1", (tool,))
+            return [row[0] for row in rows]
+
+    def __len__(self) -> int:
+        with self._faults("read"):
+            return int(self._connection().execute("SELECT count(*) FROM answers").fetchone()[0])
+
+    def check(self) -> None:
+        """Read the whole file and prove it sound.
+
+        Raises:
+            InfraError: it is damaged.
+        """
+        with self._faults("read"):
+            verdict = self._connection().execute("PRAGMA integrity_check").fetchone()[0]
+        if verdict != "ok":
+            raise InfraError(f"the cassette {self.path} is damaged: {verdict}")
+
+    def close(self) -> None:
+        """Close this thread's connection; the file is then complete in itself once all others are closed too."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and self._local.pid == os.getpid():
+            connection.close()
+        self._local.__dict__.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "read_only": self.read_only}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], read_only=state["read_only"])  # type: ignore[misc]
+
+    # ------------------------------------------------------------------ inside
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection (SQLite connections belong to one thread and never cross a fork)."""
+        local = self._local
+        if getattr(local, "pid", None) == os.getpid():
+            return local.connection  # type: ignore[no-any-return]
+        if hasattr(local, "connection"):
+            _inherited.append(local.connection)
+        try:
+            local.connection = self._open_read_only() if self.read_only else self._open()
+        except sqlite3.Error as error:
+            raise ConfigError(f"{self.path} cannot be used as a cassette: {error}") from None
+        local.pid = os.getpid()
+        return local.connection  # type: ignore[no-any-return]
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            if not self._is_ours(connection):
+                connection.execute("BEGIN IMMEDIATE")
+                # Another process may have been faster between the look and the lock.
+                if not self._is_ours(connection):
+                    connection.execute(_SCHEMA)
+                    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+                connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode = WAL")
+            # Safe against kill -9; only a power cut may lose the last answers, and never damages the file.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open_read_only(self) -> sqlite3.Connection:
+        # `immutable` reads a WAL database from a medium where no lock file can be made; it is the second choice,
+        # because it would not notice another process writing.
+        for option in ("mode=ro", "mode=ro&immutable=1"):
+            uri = f"{self.path.resolve().as_uri()}?{option}"
+            connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_MS / 1000, isolation_level=None)
+            try:
+                if not self._is_ours(connection):
+                    raise ConfigError(f"{self.path} is an empty database, no cassette")
+                return connection
+            except sqlite3.OperationalError:
+                connection.close()
+                if option != "mode=ro":
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+        raise AssertionError("unreachable")
+
+    def _is_ours(self, connection: sqlite3.Connection) -> bool:
+        """False for a new, empty database; raises for a foreign one."""
+        ours = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if ours == _APPLICATION_ID:
+            if version != _VERSION:
+                raise ConfigError(f"{self.path} is a cassette of version {version}; this release reads {_VERSION}")
+            return True
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise ConfigError(f"{self.path} is a database, but no cassette; name another file")
+        return False
+
+    @contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise InfraError(f"cannot {doing} the cassette {self.path}: {error}") from error
+
+
+class CachedBackend:
+    """A search backend with a cassette in front; itself a :class:`~arpo_env.search.base.SearchBackend`.
+
+    Equal queries that miss at the same time ask the backend once a process: the others wait for that answer.
+
+    Args:
+        backend: who is asked on a miss; may be None in mode ``strict``.
+        cassette: where answers are kept (not used in mode ``off``).
+        mode: see the module docstring.
+        corpus: what the answers are about; default the backend's ``fingerprint``. Without a backend, the one
+            corpus that the cassette holds.
+
+    Raises:
+        ConfigError: an unknown mode, or nothing says which corpus.
+    """
+
+    tool = "search"
+
+    def __init__(
+        self, backend: SearchBackend | None, cassette: Cassette, mode: CacheMode, *, corpus: str | None = None
+    ) -> None:
+        if mode not in MODES:
+            raise unknown("cache mode", str(mode), MODES)
+        if backend is None and mode != "strict":
+            raise ConfigError(f"mode={mode!r} asks a backend on a miss, but backend is None; use mode='strict'")
+        if mode == "record" and cassette.read_only:
+            raise ConfigError(f"mode='record' writes, but the cassette {cassette.path} was opened read_only")
+        self.backend, self.cassette, self.mode = backend, cassette, mode
+        self.fingerprint = _corpus(backend, cassette, corpus, self.tool)
+        #: Replayed strictly, even the live web is deterministic.
+        self.deterministic = mode == "strict" or (backend is not None and backend.deterministic)
+        self._guard = threading.Lock()
+        self._under_way: dict[str, threading.Event] = {}
+
+    def search(self, query: str, k: int) -> list[Hit]:
+        """The stored hits, or the backend's.
+
+        Raises:
+            InfraError: the backend's own, or in mode ``strict`` a query that was never recorded.
+        """
+        if self.mode == "off":
+            return self._ask(query, k)
+        key = arguments_key({"query": query, "k": k})
+        while True:
+            stored = self._stored(key, query)
+            if stored is not None:
+                return [Hit(*row) for row in stored]
+            if self.mode == "strict":
+                raise InfraError(
+                    f"the cassette {self.cassette.path} holds no answer to {query!r} (k={k}, corpus "
+                    f"{self.fingerprint!r}); strict replay asks nobody: record it first (mode='record')"
+                )
+            if self.mode == "replay":
+                return self._ask(query, k)
+            with self._guard:
+                leader = self._under_way.get(key)
+                if leader is None:
+                    mine = self._under_way[key] = threading.Event()
+            if leader is not None:
+                leader.wait()
+                continue  # its answer is stored now; or it failed, and it is our turn to ask
+            try:
+                hits = self._ask(query, k)
+                rows = [[hit.title, hit.url, hit.snippet, hit.score] for hit in hits]
+                return [Hit(*row) for row in self.cassette.put(self.tool, self.fingerprint, key, rows)]
+            finally:
+                with self._guard:
+                    del self._under_way[key]
+                mine.set()
+
+    def clone(self) -> Self:
+        """Itself: clones of an environment share the cache."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __copy__(self) -> Self:
+        return self
+
+    def _stored(self, key: str, query: str) -> list[list[Any]] | None:
+        rows: list[list[Any]] | None = self.cassette.get(self.tool, self.fingerprint, key)
+        if rows is None:
+            # Imported caches do not say how many hits were asked for.
+            rows = self.cassette.get(self.tool, self.fingerprint, arguments_key({"query": query}))
+        return rows
+
+    def _ask(self, query: str, k: int) -> list[Hit]:
+        assert self.backend is not None
+        return self.backend.search(query, k)
+
+
+def _corpus(backend: SearchBackend | None, cassette: Cassette, corpus: str | None, tool: str) -> str:
+    own: str | None = getattr(backend, "fingerprint", None)
+    if corpus is not None or own is not None:
+        return corpus if corpus is not None else str(own)
+    held = cassette.corpora(tool) if backend is None else []
+    if len(held) != 1:
+        raise ConfigError(
+            f"which corpus do the answers belong to? The cassette {cassette.path} holds {held or 'none'} and "
+            f"{type(backend).__name__ if backend is not None else 'no backend'} does not say; pass corpus='…'"
+        )
+    return held[0]
+
+
+def import_json(source: str | Path, cassette: Cassette, *, corpus: str) -> int:
+    """Import a ``{query: text}`` JSON cache (the published code's format); returns how many entries were new.
+
+    Each text becomes a single hit without title, given for any ``k``.
+
+    Raises:
+        ConfigError: the file is missing or is not such a cache; nothing is then imported.
+    """
+    source = Path(source)
+    try:
+        table = json.loads(source.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"no JSON cache at {source}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source} is no JSON file: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{source} must hold one object {{query: text}}, got {type(table).__name__}")
+    for query, text in table.items():
+        if not isinstance(text, str):
+            raise ConfigError(f"{source}: the entry of {query[:80]!r} must be a text, got {type(text).__name__}")
+    rows = ((arguments_key({"query": query}), [["", "", text, 0.0]]) for query, text in table.items())
+    return cassette.put_many(CachedBackend.tool, corpus, rows)

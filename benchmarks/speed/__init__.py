@@ -1,0 +1,1 @@
+"""Speed measurements: each module prints a table and, with ``--json``, writes what it measured."""

@@ -1,0 +1,214 @@
+"""How fast search is: the index by corpus size, and the cassette, each beside what it replaces.
+
+    python -m benchmarks.speed.search                        # 1,000 to 100,000 pages, cassette
+    python -m benchmarks.speed.search --pages 1000000        # about two minutes and a few GiB
+    python -m benchmarks.speed.search --stress 8 32 10000    # processes, threads, searches a thread on one cassette
+
+Baselines, in the same run on the same inputs: ``rank-bm25`` (``pip install rank-bm25``; left out, and said so,
+when it is missing) and the published code's cache, a JSON file rewritten on every miss.
+
+Every corpus size is measured in a process of its own, so that peak memory means something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arpo_env.search.bm25 import BM25Index
+from arpo_env.search.cache import Cassette, arguments_key
+from arpo_env.search.text import terms
+from arpo_env.tasks.deepsearch import DeepSearchFamily
+
+Row = dict[str, Any]
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """(result, seconds)."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def percentiles(call: Callable[[str], Any], items: Sequence[str]) -> Row:
+    """p50, p95 and p99 of ``call(item)`` over ``items``, in milliseconds."""
+    seconds = []
+    for item in items:
+        start = time.perf_counter()
+        call(item)
+        seconds.append(time.perf_counter() - start)
+    return {f"p{q}_ms": round(float(np.percentile(seconds, q)) * 1000, 4) for q in (50, 95, 99)}
+
+
+def peak_gib() -> float:
+    """Peak resident memory of this process in GiB (mapped file pages that were touched count)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def measure_index(pages: int, queries: int, baseline_up_to: int) -> list[Row]:
+    """Build, save, load and search one world; queries are half page titles, half whole questions."""
+    family = DeepSearchFamily(pages=pages, world_seed=1)
+    world, world_s = timed(lambda: family.world("train"))
+    rng = np.random.default_rng(0)
+    texts = [world[int(i)].title for i in rng.integers(0, pages, queries // 2)]
+    texts += [family.task(0, "train", i).question for i in range(queries - len(texts))]
+    index, build_s = timed(lambda: BM25Index.build(world))
+    with tempfile.TemporaryDirectory() as folder:
+        _, save_s = timed(lambda: index.save(folder))
+        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        built = peak_gib()
+        loaded, load_s = timed(lambda: BM25Index.load(folder))
+        searches = percentiles(lambda text: loaded.search(text, 10), texts)
+    first = sum(index.search(text, 1)[0].title == text for text in texts[: queries // 2])
+    rows: list[Row] = [
+        {
+            "what": "BM25Index",
+            "pages": pages,
+            "world_s": round(world_s, 2),
+            "build_s": round(build_s, 2),
+            "save_s": round(save_s, 2),
+            "load_ms": round(load_s * 1000, 1),
+            "disk_MiB": round(size / 2**20, 1),
+            "peak_GiB": built,
+            **searches,
+            "title_first": first / max(queries // 2, 1),
+        }
+    ]
+    if pages <= baseline_up_to:
+        rows.append(measure_rank_bm25([terms(f"{p.title} {p.text}") for p in world], pages, texts))
+    return rows
+
+
+def measure_rank_bm25(documents: list[list[str]], pages: int, texts: list[str]) -> Row:
+    """The usual pure-Python BM25 on the same pages and queries (at most 50 of them: it is slow)."""
+    try:
+        from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
+    except ImportError:
+        return {"what": "rank-bm25", "pages": pages, "note": "not installed: pip install rank-bm25"}
+    model, build_s = timed(lambda: BM25Okapi(documents))
+    picked = texts[:25] + texts[-25:]
+    searches = percentiles(lambda text: np.argsort(-model.get_scores(terms(text)))[:10], picked)
+    return {"what": "rank-bm25", "pages": pages, "build_s": round(build_s, 2), **searches}
+
+
+def measure_caches(entries: int) -> list[Row]:
+    """Misses (writes) and hits of the cassette, and of a JSON file rewritten on every miss."""
+    value = [["A title", "https://example.org", "word " * 60, 1.5]] * 3
+    with tempfile.TemporaryDirectory() as folder:
+        tape = Cassette(Path(folder) / "tape.sqlite")
+        keys = [arguments_key({"query": f"query number {i}", "k": 3}) for i in range(entries)]
+        writes = percentiles(lambda key: tape.put("search", "c", key, value), keys)
+        hits = percentiles(lambda key: tape.get("search", "c", key), keys)
+        tape.close()
+        path = Path(folder) / "cache.json"
+        table = dict.fromkeys(keys, json.dumps(value))
+        rewritten = percentiles(lambda _: path.write_text(json.dumps(table)), keys[:20])
+    return [
+        {"what": "cassette, miss stored", "entries": entries, **writes},
+        {"what": "cassette, hit", "entries": entries, **hits},
+        {"what": "JSON file, miss stored", "entries": entries, **rewritten},
+    ]
+
+
+def _stress_worker(path: str, threads: int, count: int, keys: int, seed: int) -> list[float]:
+    tape = Cassette(path)
+
+    def work(thread: int) -> list[float]:
+        numbers = np.random.default_rng([seed, thread]).integers(0, keys, count).tolist()
+        hits = []
+        for number in numbers:
+            key = str(number)
+            start = time.perf_counter()
+            value = tape.get("search", "c", key)
+            took = time.perf_counter() - start
+            if value is None:
+                value = tape.put("search", "c", key, {"n": number, "by": [seed, thread]})
+            else:
+                hits.append(took)
+            if value["n"] != number:
+                raise AssertionError(f"key {number} gave {value}")
+        tape.close()
+        return hits[:: max(1, len(hits) // 200)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [took for part in pool.map(work, range(threads)) for took in part]
+
+
+def measure_stress(processes: int, threads: int, count: int) -> Row:
+    """Many threads of many processes search and fill one cassette at once; then every key is checked."""
+    keys = max(1000, processes * threads * count // 50)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "tape.sqlite")
+        context = multiprocessing.get_context("spawn")
+        start = time.perf_counter()
+        with context.Pool(processes) as pool:
+            jobs = [(path, threads, count, keys, seed) for seed in range(processes)]
+            hits = [took for part in pool.starmap(_stress_worker, jobs) for took in part]
+        seconds = time.perf_counter() - start
+        tape = Cassette(path)
+        tape.check()
+        entries = len(tape)
+        lost = sum(1 for n in range(keys) if (v := tape.get("search", "c", str(n))) is not None and v["n"] != n)
+        tape.close()
+    drawn = set()
+    for seed in range(processes):
+        for thread in range(threads):
+            drawn |= set(np.random.default_rng([seed, thread]).integers(0, keys, count).tolist())
+    return {
+        "what": f"stress {processes}x{threads}x{count}",
+        "entries": entries,
+        "missing": len(drawn) - entries,
+        "wrong": lost,
+        "per_s": round(processes * threads * count / seconds),
+        "hit_p50_ms": round(float(np.percentile(hits, 50)) * 1000, 4),
+    }
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print each row as ``name: key value, …``."""
+    for row in rows:
+        rest = ", ".join(f"{key} {value}" for key, value in row.items() if key != "what")
+        print(f"{row['what']}: {rest}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="corpus sizes")
+    parser.add_argument("--queries", type=int, default=400, help="searches a size")
+    parser.add_argument("--baseline-up-to", type=int, default=100_000, help="largest size for rank-bm25")
+    parser.add_argument("--entries", type=int, default=10_000, help="entries of the caches")
+    parser.add_argument("--stress", type=int, nargs=3, metavar=("PROCESSES", "THREADS", "SEARCHES"))
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    options = parser.parse_args(arguments)
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, NumPy {np.__version__}")
+    rows: list[Row] = []
+    context = multiprocessing.get_context("spawn")
+    for pages in options.pages:
+        with context.Pool(1) as pool:
+            found = pool.apply(measure_index, (pages, options.queries, options.baseline_up_to))
+        show(found)
+        rows += found
+    found = measure_caches(options.entries) if options.entries else []
+    if options.stress:
+        found.append(measure_stress(*options.stress))
+    show(found)
+    rows += found
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
