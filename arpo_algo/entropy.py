@@ -17,8 +17,8 @@ import torch
 def entropy_from_logits(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Exact entropy in nats of the last dimension. ``logits``: [..., V], any float dtype; returns float32 [...]."""
     logp = torch.log_softmax(logits.float() / temperature, dim=-1)
-    # p·ln p is 0 where p is 0, also when ln p is −inf (masked logits).
-    return -torch.where(logp > -math.inf, logp.exp() * logp, 0.0).sum(-1)
+    # p·ln p is 0 where p is 0, also when ln p is −inf (masked logits); NaN stays NaN.
+    return -torch.where(logp == -math.inf, 0.0, logp.exp() * logp).sum(-1)
 
 
 def entropy_bounds_from_top_logprobs(logprobs: Sequence[float], vocab_size: int) -> tuple[float, float]:

@@ -17,9 +17,7 @@ from arpo_env.env import AgentEnv
 Player = Generator[str, str, None]
 
 
-def play(
-    console: Console, env_id: str, seed: int, overrides: Sequence[str], *, model: str | None, expert: bool
-) -> int:
+def play(console: Console, env_id: str, seed: int, overrides: Sequence[str], *, model: str | None, expert: bool) -> int:
     """Play one episode; returns 0.
 
     Raises:

@@ -11,7 +11,6 @@ of the matrix products. Driven in the same order, two runs are the same bit by b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -212,6 +211,10 @@ class TorchEngine:
         if source is not None and source.owner is None and len(source.tokens) <= length + 1:
             return source  # continue in place
         idle = [s for s in self._slots if s.owner is None and s.held is None]
+        if not idle and not self._running:
+            # Every slot waits for a continuation that cannot come before this request runs: drop what was
+            # used longest ago. Only speed is lost; its owner will be prefilled again.
+            idle = [min((s for s in self._slots if s is not source), key=lambda s: s.used, default=self._slots[0])]
         if not idle:
             return None
         # Empty first, then least recently used; never overwrite the source before it is copied.
@@ -254,9 +257,6 @@ class TorchEngine:
 
     def _sample(self, rows: list[_Running], logits: torch.Tensor) -> list[Event]:
         tokens, logprobs, entropies = draw(logits, [r.request.sampling for r in rows], [r.rng for r in rows])
-        bad = [r.request.id for r, x in zip(rows, entropies, strict=True) if math.isnan(x)]
-        if bad:
-            raise TrainingError(f"the model gave non-finite logits for requests {bad}; its weights have diverged")
         events: list[Event] = []
         for row, token, logprob, entropy in zip(rows, tokens, logprobs, entropies, strict=True):
             row.tokens.append(token)
@@ -314,6 +314,9 @@ def draw(
 
     Returns:
         tokens, their log-probs under the distribution drawn from, and entropies of softmax(z / temperature) in nats.
+
+    Raises:
+        TrainingError: NaN logits.
     """
     device = logits.device
     if any(s.temperature not in (0.0, 1.0) for s in samplings):
@@ -323,6 +326,9 @@ def draw(
     entropies = -(p * logp).sum(-1)
     if entropies.isnan().any():  # masked logits (−inf) give 0·−inf; NaN logits stay NaN
         entropies = entropy_from_logits(logits)
+        bad = entropies.isnan().nonzero()[:, 0].tolist()
+        if bad:
+            raise TrainingError(f"the model gave non-finite logits in rows {bad}; its weights have diverged")
     for i, sampling in enumerate(samplings):
         if sampling.temperature > 0 and (sampling.top_p < 1 or sampling.top_k):
             logp[i] = _truncate(logp[i], sampling)

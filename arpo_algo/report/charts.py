@@ -64,8 +64,10 @@ def percent(value: float) -> str:
 def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> list[float]:
     """Round numbers that cover [low, high], at most ``about`` + 2 of them; ``whole``: integers only."""
     span = high - low
-    if span <= 0 or not math.isfinite(span):
-        span = abs(low) or 1.0
+    size = max(abs(low), abs(high))
+    if span <= 1e-9 * size or size < 1e-12:  # a constant: an axis around it
+        span = size if size >= 1e-12 else 1.0
+        span = max(span, 2.0) if whole else span
         low, high = low - span / 2, high + span / 2
     raw = span / about
     power = 10.0 ** math.floor(math.log10(raw))
@@ -73,7 +75,7 @@ def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> li
     if whole:
         step = 1 if raw <= 1 else next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, max(last, first + 1) + 1)]
 
 
 def moving_mean(values: Sequence[float | None], window: int) -> list[float | None]:

@@ -67,7 +67,7 @@ def entropy_profile(
     """Mean token entropy by position, and the rise after tool results.
 
     Args:
-        trees: any; nodes without entropies are passed over.
+        trees: any; turns without entropies, or with one that is not finite, are passed over.
         k: tokens that the rise averages over (shorter turns: all they have). positions: how many are profiled.
         resamples, seed: of the bootstrap over trees (percentile, 2.5 % to 97.5 %).
     """
@@ -81,11 +81,11 @@ def entropy_profile(
     for tree in trees:
         first, later, paired = [], [], []
         for chain in _unforked(tree):
-            head, tail = chain[0], [n for n in chain[1:] if n.entropies]
-            if head.entropies:
+            head, tail = chain[0], [n for n in chain[1:] if _usable(n)]
+            if _usable(head):
                 first.append(head.entropies[:positions])
             later += [n.entropies[:positions] for n in tail]
-            if head.entropies and tail:
+            if _usable(head) and tail:
                 segments += len(tail)
                 paired.append((_mean(head.entropies[:k]), _mean([_mean(n.entropies[:k]) for n in tail])))
         starts.append(first)
@@ -122,6 +122,10 @@ def _unforked(tree: Tree) -> list[list[Node]]:
         if chain:
             chains.append(chain)
     return chains
+
+
+def _usable(node: Node) -> bool:
+    return bool(node.entropies) and all(map(math.isfinite, node.entropies))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -25,7 +25,6 @@ def entropy(loaded: Sequence[trees.LoadedFile], k: int | None) -> str:
     if not profiles:
         return f'{head}<p class="empty">No trees with token entropies have been saved yet (trees/).</p></section>'
     parts = [head]
-    top = max(e.high or e.mean for _, p in profiles for e in (*_solid(p.start), *_solid(p.after)))
     rises = [(name, p.rise) for name, p in profiles if p.rise is not None]
     if profiles[0][1].rise is not None:
         parts.append(f'<p class="verdict">{escape(rise_sentence(*rises[0]))}</p>')
@@ -34,7 +33,7 @@ def entropy(loaded: Sequence[trees.LoadedFile], k: int | None) -> str:
         "turns right after a tool result. Forked siblings and what follows them are left out, because entropy itself "
         "chose where they were made. Bands and intervals: 95 %, bootstrap over trees.</p>"
     )
-    figures = _profile_charts(*profiles[0], top)
+    figures = _profile_charts(*profiles[0], _top(profiles[:1]))
     if rises:
         figures += _rise_chart(rises)
     parts.append(f'<div class="charts">{figures}</div>')
@@ -44,13 +43,22 @@ def entropy(loaded: Sequence[trees.LoadedFile], k: int | None) -> str:
         )
     if k is None:
         parts.append(f'<p class="note">The configuration names no k: {DEFAULT_K}, as in the published code.</p>')
+    read, total = sum(len(f.trees) for f in loaded), sum(f.total for f in loaded)
+    if read < total:
+        parts.append(f'<p class="note">Computed from {read:,} of the {total:,} trees of the steps shown.</p>')
     if len(profiles) > 1:
+        top = _top(profiles[1:])
         more = "".join(_profile_charts(name, p, top) for name, p in profiles[1:])
         names = ", ".join(escape(name) for name, _ in profiles[1:])
         parts.append(
             f'<details><summary>The same by position for: {names}</summary><div class="charts">{more}</div></details>'
         )
     return "".join([*parts, "</section>"])
+
+
+def _top(profiles: Sequence[tuple[str, EntropyProfile]]) -> float:
+    """The largest value drawn, so that charts to be compared share an axis."""
+    return max(e.high or e.mean for _, p in profiles for e in (*_solid(p.start), *_solid(p.after)))
 
 
 def _solid(points: Sequence[Estimate]) -> list[Estimate]:
@@ -99,8 +107,8 @@ def rise_sentence(name: str, rise: Rise) -> str:
     """Claim 1 of the paper, on this run's own data."""
     d = rise.difference
     where = (
-        f"{_capital(name)}: over the first {rise.k} tokens, entropy was {rise.start.mean:.4f} nats a token at the start "
-        f"of a trajectory and {rise.after.mean:.4f} after a tool result"
+        f"{_capital(name)}: over the first {rise.k} tokens, entropy was {rise.start.mean:.4f} nats a token at the "
+        f"start of a trajectory and {rise.after.mean:.4f} after a tool result"
     )
     if d.low is None or d.high is None:
         return f"{where}; one tree alone gives no interval."
@@ -145,7 +153,7 @@ def _rise_table(rises: Sequence[tuple[str, Rise]]) -> str:
 
 def _rise_chart(rises: Sequence[tuple[str, Rise]]) -> str:
     return charts.dot_interval(
-        "Rise after a tool result, first tokens, 95 % interval",
+        "Rise after a tool result (95 % CI)",
         [Interval(name, r.difference.mean, r.difference.low, r.difference.high, colour=1) for name, r in rises],
         x_label="nats a token, after a result − at the start",
         zero=True,

@@ -58,6 +58,7 @@ def _table(rows: Sequence[EvalRow]) -> str:
         cells.append(
             f'{100 * r.success:.1f} % <span class="ci">({100 * r.success_low:.1f} to {100 * r.success_high:.1f})</span>'
         )
-        cells += [f"{r.values[name]:,.{digits}f}" if name in r.values else "–" for name, _, digits in columns]
+        for name, _, digits in columns:
+            cells.append(f"{r.values[name]:,.{digits}f}".replace("-", "−") if name in r.values else "–")
         body.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

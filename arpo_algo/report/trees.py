@@ -23,8 +23,8 @@ MAX_STEPS = 40
 MAX_TREES_PER_STEP, MAX_TREES_PER_EVAL = 6, 12
 #: What all embedded trees may weigh, in characters of JSON.
 MAX_CHARS = 3_900_000
-#: So many trees a file are read for the statistics.
-MAX_READ = 64
+#: So many trees a training step, and chains an evaluation, are read for the statistics.
+MAX_READ_PER_STEP, MAX_READ_PER_EVAL = 64, 2000
 #: A longer text of one node is cut in the page (and says so).
 MAX_TEXT = 20_000
 
@@ -51,12 +51,12 @@ class Forest:
     notes: list[str] = field(default_factory=list)
 
 
-def load(run: RunData, per_file: int | None = MAX_READ) -> list[LoadedFile]:
+def load(run: RunData) -> list[LoadedFile]:
     """Read the tree files that the page uses: at most :data:`MAX_STEPS` training steps, spread evenly."""
     out = []
     train = run.trees_of("train")
     for file in [*spread(train, MAX_STEPS), *run.trees_of("eval"), *run.trees_of("other")]:
-        trees, total = file.read(per_file)
+        trees, total = file.read(MAX_READ_PER_EVAL if file.kind == "eval" else MAX_READ_PER_STEP)
         if trees:
             out.append(LoadedFile(file, label(file), trees, total))
     return out
@@ -114,7 +114,8 @@ def forest(run: RunData, loaded: Sequence[LoadedFile], k: int | None) -> Forest:
     notes = []
     if shown < total:
         why = "the page's size limit" if cut else "the limit of trees a step"
-        notes.append(f"{shown} of {total} trees are shown ({why}); the others are in the run folder under trees/.")
+        rest = "the others are in the run folder under trees/"
+        notes.append(f"{shown} of the {total} trees of these steps are shown ({why}); {rest}.")
     if steps_shown < steps:
         notes.append(f"{steps_shown} of the {steps} training steps with saved trees are shown, spread evenly.")
     entropies = [h for f in loaded for t in f.trees for n in t.nodes for h in n.entropies if math.isfinite(h)]

@@ -40,10 +40,19 @@ def _import_docker() -> Any:
 def connect() -> Any:
     """A client of the engine the environment names (``DOCKER_HOST``). Raises ``ToolUnavailable`` without one."""
     docker = _import_docker()
+    where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if where.startswith("unix://"):
+        # Asked directly first: the SDK leaks a socket when nobody answers.
+        with socket.socket(socket.AF_UNIX) as door:
+            try:
+                door.connect(where.removeprefix("unix://"))
+            except OSError as error:
+                raise ToolUnavailable(
+                    f"no Docker engine at {where}: {error}. Start dockerd or set DOCKER_HOST."
+                ) from error
     try:
         client = docker.from_env(timeout=60)
     except docker.errors.DockerException as error:
-        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         raise ToolUnavailable(f"no Docker engine at {where}: {error}. Start dockerd or set DOCKER_HOST.") from error
     try:
         client.ping()
@@ -157,8 +166,11 @@ class DockerSandbox(ServerSandbox):
         self._memory = memory_bytes
         self._cpus = cpus if cpus is not None else float(os.cpu_count() or 1)
         self._scratch = scratch_bytes or sessions * self.limits.file_bytes
-        self._processes = sessions * (self.limits.processes + 1) + 8
+        self._processes = sessions + 8 * self.limits.processes + 2
         self._runtime = runtime
+
+    def control_group(self) -> str:
+        return "memory, processes and CPU of the container"
 
     def _transport(self) -> Transport:
         docker = _import_docker()

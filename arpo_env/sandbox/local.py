@@ -182,6 +182,10 @@ class ServerSandbox(Sandbox):
                 self._server = Server(self._transport(), self.tier, _START_SECONDS)
             return self._server
 
+    def control_group(self) -> str:
+        """What a control group around the running server bounds; empty without one."""
+        return ""
+
     def session(self, *, seed: int, limits: Limits | None = None) -> ServerSession:
         return ServerSession.start(self.server(), self._gate, seed, limits or self.limits)
 
@@ -217,6 +221,7 @@ class LocalSandbox(ServerSandbox):
         """``own_users=False`` makes sessions share one user id even when root could give each its own."""
         super().__init__(limits=limits, preload=preload, max_running=max_running)
         self.tier = tier
+        self._group: cgroups.Group | None = None
         self._users = _UID_COUNT if own_users and os.geteuid() == 0 else 1
 
     def _transport(self) -> Transport:
@@ -231,7 +236,7 @@ class LocalSandbox(ServerSandbox):
                         "stub": STUB, "view": view.plan()}  # fmt: skip
         config["users"] = self._users
         # One user id for all: the limit bounds them together.
-        config["shared_processes"] = 64 * self.limits.processes
+        config["shared_processes"] = 64 + 8 * self.limits.processes
         config["die_with_parent"] = True
         messages = [{"bundle": modules("enter"), "entry": "enter", "config": enter_config}, supervisor]
         if self.tier == "bubblewrap":
@@ -241,8 +246,11 @@ class LocalSandbox(ServerSandbox):
                 messages = [supervisor]
         elif self.tier == "unsafe":
             return self._unsafe(config, supervisor, command)
-        group = cgroups.create(self.limits)
-        return _Pipe(command, messages, {"PYTHONHASHSEED": "0"}, group, lambda: None)
+        self._group = cgroups.create(self.limits)
+        return _Pipe(command, messages, {"PYTHONHASHSEED": "0"}, self._group, lambda: None)
+
+    def control_group(self) -> str:
+        return "" if self._group is None else self._group.controls
 
     def _unsafe(self, config: dict[str, Any], supervisor: dict[str, Any], command: list[str]) -> Transport:
         area = tempfile.mkdtemp(prefix="arpo-unsafe-")

@@ -27,7 +27,7 @@ import os
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -41,6 +41,8 @@ MODES: tuple[str, ...] = get_args(CacheMode)
 _APPLICATION_ID = 0x4152504F  # "ARPO"
 _VERSION = 1
 _BUSY_MS = 60_000
+#: Each connection serves one thread, but the collector may close it from another.
+_OPTIONS: dict[str, Any] = {"timeout": _BUSY_MS / 1000, "isolation_level": None, "check_same_thread": False}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     tool TEXT NOT NULL, corpus TEXT NOT NULL, arguments TEXT NOT NULL, value TEXT NOT NULL,
@@ -49,6 +51,23 @@ CREATE TABLE IF NOT EXISTS answers (
 """
 #: Connections of a parent process, kept from the garbage collector in a forked child: SQLite forbids closing them.
 _inherited: list[sqlite3.Connection] = []
+
+
+class _Held:
+    """A thread's connection: closed when the thread ends, and never by a process that did not open it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection, self.pid = connection, os.getpid()
+
+    def __del__(
+        self,
+        getpid: Callable[[], int] = os.getpid,
+        keep: Callable[[sqlite3.Connection], None] = _inherited.append,
+    ) -> None:
+        if self.pid == getpid():
+            self.connection.close()
+        else:
+            keep(self.connection)
 
 
 def arguments_key(arguments: Mapping[str, Any]) -> str:
@@ -156,9 +175,6 @@ class Cassette:
 
     def close(self) -> None:
         """Close this thread's connection; the file is then complete in itself once all others are closed too."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and self._local.pid == os.getpid():
-            connection.close()
         self._local.__dict__.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -171,20 +187,17 @@ class Cassette:
 
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection (SQLite connections belong to one thread and never cross a fork)."""
-        local = self._local
-        if getattr(local, "pid", None) == os.getpid():
-            return local.connection  # type: ignore[no-any-return]
-        if hasattr(local, "connection"):
-            _inherited.append(local.connection)
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is not None and held.pid == os.getpid():
+            return held.connection
         try:
-            local.connection = self._open_read_only() if self.read_only else self._open()
+            held = self._local.held = _Held(self._open_read_only() if self.read_only else self._open())
         except sqlite3.Error as error:
             raise ConfigError(f"{self.path} cannot be used as a cassette: {error}") from None
-        local.pid = os.getpid()
-        return local.connection  # type: ignore[no-any-return]
+        return held.connection
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None)
+        connection: sqlite3.Connection = sqlite3.connect(self.path, **_OPTIONS)
         try:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             if not self._is_ours(connection):
@@ -208,7 +221,7 @@ class Cassette:
         # because it would not notice another process writing.
         for option in ("mode=ro", "mode=ro&immutable=1"):
             uri = f"{self.path.resolve().as_uri()}?{option}"
-            connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_MS / 1000, isolation_level=None)
+            connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **_OPTIONS)
             try:
                 if not self._is_ours(connection):
                     raise ConfigError(f"{self.path} is an empty database, no cassette")

@@ -76,7 +76,7 @@ class Maker:
                 a, b = (int(x) for x in rng.integers(100, 9000, 2))
                 said = f"<think>Add the two districts.</think>\n<python>print({a} + {b})</python>"
             else:
-                said = f"<think>I need the page of {person}, then of the founder.</think>\n<search>{person} company</search>"
+                said = f"<think>I need {person}'s page, then the founder's.</think>\n<search>{person} company</search>"
             node = self.turn(tree, above, pieces, said, 0.02 if turn == 0 else float(rng.gamma(2.0, 0.05)))
             head = sum(node.entropies[:K]) / len(node.entropies[:K]) / math.log(VOCAB)
             if baseline is None:
@@ -109,7 +109,7 @@ class Maker:
                 if "<python>" in said
                 else (
                     f"[1] {person} (born 1961) directs Brimco Ltd. Brimco Ltd was founded by Teo Varn in 1984.\n"
-                    f"[2] {city} is a city on the river Elm; 48,200 people live there.\n[3] Hollin: see also Hollin (river)."
+                    f"[2] {city} is a city on the river Elm; 48,200 people live there.\n[3] Hollin: see Hollin (river)."
                 )
             )
             if self.hostile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_env.errors import ConfigError
@@ -37,6 +37,7 @@ def test_table(accuracy: float, format_ok: bool, tools_ok: dict[str, int], total
     assert sum(terms.values()) == pytest.approx(total)
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 1), st.booleans(), st.dictionaries(st.sampled_from(["search", "python", "browse"]), st.integers(0, 9))
 )
@@ -90,6 +91,7 @@ def test_extract_boxed(text: str, inner: str | None) -> None:
     assert extract_boxed(text) == inner
 
 
+@settings(deadline=None)
 @given(st.recursive(st.text("ab1 +"), lambda inner: st.tuples(inner, inner).map(lambda p: f"{p[0]}{{{p[1]}}}")))
 def test_any_balanced_text_comes_back(inner: str) -> None:
     assert extract_boxed(rf"so \boxed{{0}} then \boxed{{{inner}}} done }} {{") == inner.strip()

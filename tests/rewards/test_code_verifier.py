@@ -33,7 +33,7 @@ def sandbox() -> Sandbox:
         "total = lambda nums: sum(nums)",
         "def total(nums):\n    print('noise' * 100)\n    return sum(nums)\nprint(total([1]))",
         "import numbers, json, sys\n" + RIGHT,
-        "def add(a, b):\n    return a + b\ndef total(nums):\n    t = 0\n    for n in nums:\n        t = add(t, n)\n    return t",
+        "def add(a, b):\n    return a + b\ndef total(nums):\n    t = 0\n    for n in nums: t = add(t, n)\n    return t",
         "def total(nums):\n    return float(sum(nums))",  # 6.0 == 6
         "def total(nums):\n    nums.append(0)\n    return sum(nums)",  # its arguments are its own copies
         "x = 1\n" * 200 + RIGHT,

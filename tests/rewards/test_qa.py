@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_env.errors import ConfigError
@@ -115,6 +115,7 @@ def test_bad_golds() -> None:
 words = st.lists(st.text(string.ascii_letters + "éüßñ", min_size=2, max_size=9), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(words, st.lists(st.sampled_from([" ", "  ", ", ", ". ", " - ", "; ", "\t"]), min_size=6, max_size=6))
 def test_case_and_punctuation_do_not_matter(parts: list[str], gaps: list[str]) -> None:
     plain = " ".join(parts)
@@ -123,6 +124,7 @@ def test_case_and_punctuation_do_not_matter(parts: list[str], gaps: list[str]) -
     assert f1(dressed, [plain]) == 1.0
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_normalising_twice_changes_nothing_and_reflexive(text: str) -> None:
     assert exact_match(text, [text]) == bool(text.strip())
@@ -130,6 +132,7 @@ def test_normalising_twice_changes_nothing_and_reflexive(text: str) -> None:
     assert 0.0 <= f1(text, [text]) <= 1.0
 
 
+@settings(deadline=None)
 @given(st.text("abc de12.,-'", max_size=40), st.text("abc de12.,-'", max_size=40))
 def test_f1_is_symmetric_and_bounded(a: str, b: str) -> None:
     assert 0.0 <= f1(a, [b]) <= 1.0
@@ -138,6 +141,7 @@ def test_f1_is_symmetric_and_bounded(a: str, b: str) -> None:
         assert f1(a, [b]) == 1.0
 
 
+@settings(deadline=None)
 @given(st.integers(), st.integers())
 def test_distinct_numbers_differ(a: int, b: int) -> None:
     assert exact_match(str(a), [str(b)]) == (a == b)

@@ -130,8 +130,8 @@ def test_a_page_states_all_its_facts_and_a_reader_gets_them_back() -> None:
         assert read_facts(page.text) == expected
         assert read_alias(page.text) == world.alias(entity)
         assert page.title not in page.text
-        # Whole pages fit into the search tool's snippets.
-        assert len(page.text) <= 200
+        # Whole pages fit into a snippet, also of the environment's own default.
+        assert len(page.text) <= 160
         assert page.id == entity.id
 
 

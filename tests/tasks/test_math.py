@@ -156,6 +156,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(trees)
 def test_what_is_written_is_what_is_meant(expression: ex.Expression) -> None:
     namespace = {"F": Fraction}
@@ -172,6 +173,7 @@ def test_what_is_written_is_what_is_meant(expression: ex.Expression) -> None:
             assert ex.without_parentheses(expression) is None
 
 
+@settings(deadline=None)
 @given(trees.filter(lambda tree: isinstance(tree, ex.Op)), st.integers(0, 2**32))
 def test_a_changed_operator_is_one_change(expression: ex.Op, seed: int) -> None:
     changed = ex.change_operator(expression, np.random.default_rng(seed))

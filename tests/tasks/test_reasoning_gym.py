@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import decimal
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,16 @@ def test_no_global_state_is_read_or_written(name: str) -> None:
     random.seed(2)
     np.random.seed(2)  # noqa: NPY002
     assert item() == first
+
+
+def test_importing_reasoning_gym_leaves_the_generators_alone() -> None:
+    # In a fresh process: the import itself draws from the global generators.
+    script = (
+        "import random, numpy as np; from arpo_env.tasks.gym import ReasoningGymFamily as Family;"
+        "states = lambda: (random.getstate(), str(np.random.get_state()));"
+        "before = states(); Family('gcd').task(0, 'train', 0); assert states() == before"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))

@@ -148,7 +148,7 @@ def _own_pipe(ends: list[Held]) -> None:
         os.close(end)
 
 
-_SHARED = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) rw.s ([0-9a-f]+) \\S+ \\d+ *(.*)$", re.MULTILINE)
+_SHARED = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) rw.s ([0-9a-f]+) \S+ \d+ *(.*)$", re.MULTILINE)
 _READ_WRITE, _SHARE, _FIXED, _ANONYMOUS = 3, 0x01, 0x10, 0x20
 
 

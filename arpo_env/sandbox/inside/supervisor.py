@@ -654,10 +654,20 @@ class Supervisor:
 
     def _kill_tagged(self, who: Session, done: set[int]) -> None:
         """Kill the session's processes but those in ``done``, until a look finds no other: the dying cannot fork."""
-        for _ in range(200):
+        limited: set[int] = set()
+        for _ in range(500):
             alive = [p for p in self._members(who) if p not in done]
             if not alive:
                 return
+            fresh = [p for p in alive if p not in limited]
+            if fresh and len(alive) > 2:
+                # A bomb refills while it is being killed. Take away the right to fork first; nobody dies
+                # meanwhile, so at its bound it cannot grow, and a few looks see all of it.
+                limited.update(fresh)
+                for pid in fresh:
+                    with contextlib.suppress(OSError, ValueError):
+                        resource.prlimit(pid, resource.RLIMIT_NPROC, (0, 0))
+                continue
             done.update(alive)
             for victim in alive:
                 with contextlib.suppress(OSError):
@@ -851,6 +861,8 @@ def _end(status: int | None) -> str:
 
 
 def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
+    for fd in (rfd, wfd):
+        os.set_inheritable(fd, False)  # no interpreter may ever hold the stream to the host
     if config["private_mounts"]:
         os.umask(0o022)
     else:

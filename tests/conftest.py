@@ -1,0 +1,24 @@
+"""Shared fixtures: the embedded model for tests marked ``model``, and helper modules on the path."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# Helper modules of test folders (trees.py, toy.py …) are imported by plain name.
+sys.path[:0] = [str(p) for p in sorted(Path(__file__).parent.iterdir()) if p.is_dir() and p.name != "__pycache__"]
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The folder of SmolLM2, when ``make test`` (or ``make model``) has fetched it; tests never download."""
+    from arpo_algo.models import cache_folder
+
+    folder = cache_folder() / "smollm2-135m-instruct"
+    if not (folder / "source.json").exists():
+        pytest.skip("the embedded model is not in the cache: run `make model` first")
+    return folder

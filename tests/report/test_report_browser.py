@@ -1,0 +1,229 @@
+"""The page in a real browser: it draws the tree that was saved, answers keys, and runs nothing that a text says.
+
+Needs Chromium (``apt-get install chromium``); skipped without one.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import make_run, write_lines
+
+from arpo_algo.report import build_report
+from arpo_algo.report.data import TreeFile, read_run
+from arpo_algo.report.serve import ReportServer
+from arpo_algo.tree import Tree
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)"),
+]
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+
+
+def dump(url: str, profile: Path, *, size: str = "1280,1600", budget: int = 8000) -> str:
+    """The DOM after scripts have run."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        *FLAGS,
+        f"--user-data-dir={profile}",
+        f"--window-size={size}",
+        f"--virtual-time-budget={budget}",
+    ]
+    done = subprocess.run([*command, "--dump-dom", url], capture_output=True, timeout=120, check=True)
+    return done.stdout.decode()
+
+
+def attribute(dom: str, name: str) -> str | None:
+    match = re.search(rf'<html[^>]* data-{name}="([^"]*)"', dom)
+    return html.unescape(match[1]) if match else None
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def act(folder: Path, profile: Path, script: str, *, width: int = 1280, fragment: str = "") -> Any:
+    """Load report.html in a frame of the same origin, run ``script`` with ``w`` its window; returns what it returns."""
+    (folder / "harness.html").write_text(
+        f'<!doctype html><iframe id="f" style="border:0;width:{width}px;height:1500px"></iframe><script>'
+        'const f = document.getElementById("f"); f.onload = () => { const w = f.contentWindow, d = w.document;'
+        f"let out; try {{ out = (() => {{ {script} }})(); }} catch (e) {{ out = String(e); }}"
+        "out = {value: out, errors: d.documentElement.dataset.errors, first: d.documentElement.dataset.firstError};"
+        'document.documentElement.setAttribute("data-out", JSON.stringify(out)); };'
+        f'f.src = "report.html{fragment}";</script>',
+        encoding="utf-8",
+    )
+    with served(folder) as url:
+        out = json.loads(attribute(dump(f"{url}/harness.html", profile, size=f"{width},1600"), "out") or "{}")
+    assert out["errors"] == "0", out
+    return out["value"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("runs") / "run", steps=3, trees=2, tasks=5)
+    build_report(folder)
+    return folder
+
+
+def saved(run: Path, name: str) -> list[Tree]:
+    (file,) = (f for f in read_run(run).tree_files if f.name == name)
+    assert isinstance(file, TreeFile)
+    return file.read()[0]
+
+
+def test_the_tree_is_drawn_as_it_was_saved(run: Path, tmp_path: Path) -> None:
+    tree = saved(run, "train-000002")[1]
+    leaf = tree.leaves()[2]
+    dom = dump(f"{(run / 'report.html').as_uri()}#tree=train-000002/1/{leaf.id}", tmp_path)
+    assert attribute(dom, "errors") == "0", attribute(dom, "first-error")
+    assert attribute(dom, "ready") == "1"
+    assert attribute(dom, "selected") == str(leaf.id)
+    assert len(re.findall(r'<g class="node', dom)) == len(tree.nodes)
+    assert len(re.findall(r'<path class="edge[^"]*"[^>]* data-to=', dom)) == len(tree.nodes) - 1
+    assert len(re.findall(r'<path class="edge fork[^"]*"[^>]* data-to=', dom)) == tree.n_forks > 0
+    assert len(re.findall(r'<g class="leaf"', dom)) == len(tree.leaves())
+    assert leaf.outcome is not None
+    assert "exact match" in dom or "differs" in dom
+    assert "Entropy rose" in dom or "Entropy fell" in dom
+
+
+def test_keys_clicks_and_choices(run: Path, tmp_path: Path) -> None:
+    tree = saved(run, "train-000003")[0]
+    out = act(
+        run,
+        tmp_path,
+        """
+        const seen = [], html = d.documentElement;
+        const key = (k) => { d.activeElement.dispatchEvent(new w.KeyboardEvent("keydown", {key: k, bubbles: true}));
+                             seen.push(Number(html.dataset.selected)); };
+        d.querySelector('[data-id="0"]').dispatchEvent(new w.MouseEvent("click", {bubbles: true}));
+        ["ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowUp", "End", "Home", "ArrowLeft"].forEach(key);
+        d.querySelector('[data-id="5"]').dispatchEvent(new w.PointerEvent("pointerover", {bubbles: true}));
+        const traced = d.querySelectorAll(".node.on").length;
+        const file = d.getElementById("pick-file");
+        file.value = "0";
+        file.dispatchEvent(new w.Event("change"));
+        const first = Number(html.dataset.nodes);
+        const pick = d.getElementById("pick-tree");
+        pick.value = "1";
+        pick.dispatchEvent(new w.Event("change"));
+        d.querySelector('[data-id="1"]').dispatchEvent(new w.MouseEvent("click", {bubbles: true}));
+        const details = d.querySelector("#panel details");
+        details.open = true;
+        details.dispatchEvent(new w.Event("toggle"));
+        return {seen, traced, first, second: Number(html.dataset.nodes), hash: w.location.hash,
+                spans: [...d.querySelectorAll("#panel .text")].find((t) => t.querySelector("span")).children.length,
+                who: details.querySelectorAll(".who").length};
+        """,
+        fragment="#tree=train-000003/0/0",
+    )
+
+    def row(node: int) -> list[int]:
+        """Nodes of the same depth, top to bottom."""
+        depth = len(tree.path(node))
+        return [n.id for n in tree.walk() if len(tree.path(n.id)) == depth]
+
+    one = tree.nodes[0].children[0]
+    two = tree.nodes[one].children[0]
+    three = tree.nodes[two].children[0]
+    down = row(three)[row(three).index(three) + 1]
+    end = three
+    while tree.nodes[end].children:
+        end = tree.nodes[end].children[0]
+    assert out["seen"] == [one, two, three, down, three, end, 0, 0]
+    below = [n for n in tree.nodes if any(p.id == 5 for p in tree.path(n.id))]
+    assert out["traced"] == len(tree.path(5)) + len(below) - 1
+    others = saved(run, "train-000001")
+    assert (out["first"], out["second"]) == (len(others[0].nodes), len(others[1].nodes))
+    assert out["hash"] == "#tree=train-000001/1/1"
+    assert out["spans"] == len(others[1].nodes[1].tokens)
+    assert out["who"] == 2
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_sticks_out(run: Path, tmp_path: Path, width: int) -> None:
+    out = act(
+        run, tmp_path, "return [d.documentElement.scrollWidth, d.getElementById('canvas').clientWidth];", width=width
+    )
+    assert out[0] <= width
+    assert out[1] > 200
+
+
+def test_a_hostile_text_runs_nothing_and_is_shown_as_it_is(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", steps=1, trees=1, tasks=2, hostile=True)
+    build_report(folder)
+    tree = saved(folder, "train-000001")[0]
+    result = next(n for n in tree.nodes if n.kind == "result")
+    leaf = tree.leaves()[0]
+    out = act(
+        folder,
+        tmp_path / "profile",
+        f"""
+        const text = d.querySelector("#panel .text").textContent;
+        d.querySelector('[data-id="{leaf.id}"]').dispatchEvent(new w.MouseEvent("click", {{bubbles: true}}));
+        const details = d.querySelector("#panel details");
+        details.open = true;
+        details.dispatchEvent(new w.Event("toggle"));
+        return {{text, pwned: d.documentElement.dataset.pwned || null, images: d.images.length,
+                 scripts: d.scripts.length, bold: d.querySelectorAll("#panel b").length}};
+        """,
+        fragment=f"#tree=train-000001/0/{result.id}",
+    )
+    assert out["text"] == result.text.removeprefix("<result>\n").removesuffix("\n</result>")
+    assert (out["pwned"], out["images"], out["scripts"], out["bold"]) == (None, 0, 2, 0)
+
+
+def test_an_empty_run_has_no_script_error(tmp_path: Path) -> None:
+    dom = dump(build_report(tmp_path).as_uri(), tmp_path / "profile")
+    assert (attribute(dom, "errors"), attribute(dom, "ready")) == ("0", "1")
+
+
+def test_a_live_page_reloads_itself(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", steps=1, trees=1, tasks=2)
+    builds = []
+
+    class Growing(ReportServer):
+        def page(self) -> bytes:
+            page = super().page()
+            builds.append(page)
+            if len(builds) == 1:  # the run goes on after the page was first sent
+                write_lines(self.run / "metrics.jsonl", [{"phase": "train", "step": 9, "reward": 1.0}])
+            return page
+
+    with Growing(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        dom = dump(server.url, tmp_path / "profile", budget=10_000)
+        server.shutdown()
+        thread.join()
+    assert len(builds) >= 2
+    assert "training to 9" in dom
+    assert attribute(dom, "errors") == "0"

@@ -1,0 +1,187 @@
+"""The page: whole from any run, self-contained, and inert whatever a run's texts hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import HOSTILE, config, make_run, write_lines
+
+from arpo_algo.report import build_report, trees
+from arpo_algo.report.build import build_html, embed
+from arpo_algo.report.data import RunFolderError
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the text of the embedded JSON."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.raw = ""
+        self._in_json = False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in_json = tag == "script" and dict(attrs).get("type") == "application/json"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_json:
+            self.raw += data
+
+    @property
+    def trees(self) -> Any:
+        return json.loads(self.raw)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "full", steps=8, trees=2, tasks=20)
+
+
+def test_a_full_run(full: Path) -> None:
+    path = build_report(full)
+    assert path == full / "report.html"
+    html = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 5_000_000
+    page = Page(html)
+    assert len(page.trees["files"]) == 11
+    for words in ("Held-out success rose by", "paired over the same 20 held-out tasks", "Token entropy, nats",
+                  "learning rate", "so it rose after tool results", "SmolLM2-135M-Instruct",
+                  "training to 8"):  # fmt: skip
+        assert words in html, words
+    assert html.count('<figure class="chart"') >= 20
+
+
+def test_nothing_is_loaded_from_anywhere(full: Path) -> None:
+    html = build_html(full)
+    page = Page(html)
+    assert not [t for t in page.tags if {"src", "href", "action", "background", "xlink:href"} & t[1].keys()]
+    page_only = re.sub(r"(?s)<script.*?</script>|<pre.*?</pre>", "", html)
+    assert not re.search(r"url\(|@import|https?://", page_only)
+    policy = next(
+        a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
+    assert [t for t, _ in page.tags].count("script") == 2
+
+
+def test_the_same_run_gives_the_same_bytes(full: Path, tmp_path: Path) -> None:
+    a, b = build_report(full, tmp_path / "a.html"), build_report(full, tmp_path / "sub" / "b.html")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_an_empty_run_says_what_is_not_there_yet(tmp_path: Path) -> None:
+    html = build_report(tmp_path).read_text(encoding="utf-8")
+    for words in ("config.json is not there yet", "No evaluation has been written yet",
+                  "No training step has been written yet", "No trees have been saved yet",
+                  "No trees with token entropies"):  # fmt: skip
+        assert words in html, words
+
+
+@pytest.mark.parametrize("missing", ["config.json", "metrics.jsonl", "eval.jsonl", "trees"])
+def test_any_part_may_be_missing(tmp_path: Path, missing: str) -> None:
+    run = make_run(tmp_path / "run", steps=2, trees=1, tasks=3)
+    if missing == "trees":
+        for path in (run / "trees").iterdir():
+            path.unlink()
+    else:
+        (run / missing).unlink()
+    html = build_report(run).read_text(encoding="utf-8")
+    assert ("Held-out success" in html or "held-out success" in html) == (missing != "eval.jsonl")
+    assert ('id="canvas"' in html) == (missing != "trees")
+
+
+def test_a_run_under_way_is_drawn_as_far_as_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=2, trees=1, tasks=3)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "train", "step": 3, "rew')
+    path = run / "trees" / "train-000002.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    html = build_report(run).read_text(encoding="utf-8")
+    assert "training to 2" in html
+    assert [f["name"] for f in Page(html).trees["files"]][:2] == ["train-000001", "eval-after-arpo"]
+
+
+def test_hostile_texts_are_inert(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "<b>run&amp;", steps=2, trees=1, tasks=3, hostile=True)
+    (run / "config.json").write_text(
+        json.dumps(config(env_id=HOSTILE, machine={HOSTILE: HOSTILE}, config={"model": HOSTILE}))
+    )
+    rows = [{"phase": phase, "step": 1, HOSTILE: 1.0} for phase in ("train", "sft", HOSTILE)]
+    write_lines(run / "metrics.jsonl", rows)
+    row = {"step": 1, "n": 3, "success": 0.5, "success_low": 0.1, "success_high": 0.9, HOSTILE: 2.0}
+    write_lines(run / "eval.jsonl", [{"name": HOSTILE, **row}, {"name": HOSTILE * 2, **row}, {"name": HOSTILE, **row}])
+    html = build_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert "<img" not in html
+    assert "<b>run" not in html
+    assert [t for t, _ in page.tags].count("script") == 2
+    assert not [(t, name) for t, attributes in page.tags for name in attributes if name.startswith("on")]
+    # It is all there, as data.
+    texts = [n["t"] for f in page.trees["files"] for t in f["trees"] for n in t["nodes"] if n["k"] == "r"]
+    assert texts
+    assert all(HOSTILE in text for text in texts)
+    assert "\\u2028" in page.raw
+
+
+def test_lone_surrogates_do_not_break_the_page(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "eval.jsonl",
+        [{"name": "\ud800", "step": 1, "n": 3, "success": 0.5, "success_low": 0.1, "success_high": 0.9}],
+    )
+    run = make_run(tmp_path / "run", steps=1, trees=1, tasks=1)
+    (run / "eval.jsonl").write_text((tmp_path / "eval.jsonl").read_text())
+    build_report(run).read_text(encoding="utf-8")
+
+
+def test_embedding_refuses_what_json_has_no_word_for() -> None:
+    assert json.loads(embed({"a": "</script>\u2028&"})) == {"a": "</script>\u2028&"}
+    assert "<" not in embed(["</script>"])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        embed([float("nan")])
+
+
+def test_a_failed_build_leaves_the_old_page_and_no_litter(tmp_path: Path) -> None:
+    path = build_report(tmp_path)
+    old = path.read_bytes()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl, line 1: 'phase' is missing"):
+        build_report(tmp_path)
+    assert path.read_bytes() == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "report.html"]
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "dir").mkdir()
+    with pytest.raises(OSError, match="dir"):
+        build_report(tmp_path, tmp_path / "dir")  # a folder stands where the page should go
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dir", "report.html"]
+
+
+def test_a_big_run_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", steps=6, trees=4, tasks=10)
+    monkeypatch.setattr(trees, "MAX_CHARS", 60_000)
+    html = build_html(run)
+    assert len(html) < 60_000 + 160_000
+    assert "the page&#x27;s size limit" in html
+
+
+def test_long_series_are_binned_and_say_so(tmp_path: Path) -> None:
+    write_lines(tmp_path / "metrics.jsonl", [{"phase": "train", "step": i, "reward": i % 7} for i in range(2000)])
+    html = build_html(tmp_path)
+    assert "2000 steps, drawn as means of 7" in html
+    assert len(html) < 200_000
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys, arpo_algo.report.serve, arpo_algo.report.terminal; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

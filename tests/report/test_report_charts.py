@@ -1,0 +1,90 @@
+"""Ticks, numbers and smoothing: the small arithmetic that a chart's honesty rests on."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arpo_algo.report.charts import (
+    Interval,
+    Series,
+    binned,
+    dot_interval,
+    line_chart,
+    moving_mean,
+    number,
+    percent,
+    ticks,
+)
+
+FINITE = st.floats(-1e6, 1e6)
+
+
+@given(FINITE, FINITE, st.booleans())
+def test_ticks_cover_the_range_and_are_few(a: float, b: float, whole: bool) -> None:
+    low, high = min(a, b), max(a, b)
+    marks = ticks(low, high, whole=whole)
+    assert 2 <= len(marks) <= 7
+    assert marks == sorted(set(marks))
+    step = marks[1] - marks[0]
+    assert marks[0] <= low + 1e-3 * step
+    assert marks[-1] >= high - 1e-3 * step
+    if whole:
+        assert all(m == int(m) for m in marks)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.25, "0.25"), (0.0123456, "0.0123"), (12.0, "12"), (2.5, "2.5"), (56901, "56,901"), (3e-5, "3.0e-05"),
+     (100.0, "100"), (-0.0617, "-0.0617"), (math.inf, "inf")],
+)  # fmt: skip
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0025, "0.25 %"), (0.6333, "63.3 %"), (1.0, "100 %"), (0.0, "0 %")])
+def test_percent(value: float, text: str) -> None:
+    assert percent(value) == text
+
+
+def test_smoothing_and_bins_by_hand() -> None:
+    assert moving_mean([1.0, 3.0, None, 5.0], 2) == [1.0, 2.0, None, 5.0]
+    assert binned([1, 2, 3, 4, 5], [1.0, 3.0, None, 5.0, None], limit=3) == ([1.5, 3.5, 5.0], [2.0, 5.0, None])
+    assert binned([1, 2], [1.0, None]) == ([1, 2], [1.0, None])
+
+
+def svg_of(figure: str) -> ET.Element:
+    return ET.fromstring(re.search(r"<svg.*</svg>", figure, re.DOTALL)[0])  # type: ignore[index]
+
+
+def test_a_gap_breaks_the_line_and_hostile_names_stay_text() -> None:
+    hostile = "<script>\"'&</script>"
+    series = Series(hostile, [1, 2, 3, 4, 5], [1.0, 2.0, math.nan, None, 4.0])
+    figure = line_chart(hostile, [series, Series("b", [1], [2.0])], x_label=hostile)
+    assert "<script>" not in figure
+    svg = svg_of(figure)
+    assert len(svg.findall("polyline")) == 1
+    assert len(svg.findall("circle")) == 4
+    xs = [float(c.get("cx", "nan")) for c in svg.findall("circle")]
+    assert 44 <= min(xs) <= max(xs) <= 330
+
+
+@pytest.mark.parametrize("values", [[], [math.nan]])
+def test_nothing_to_draw_is_said(values: list[float]) -> None:
+    assert "no finite values" in line_chart("x", [Series("", range(len(values)), values)], x_label="step")
+    assert "no finite values" in dot_interval("x", [Interval("a", v, None, None) for v in values], x_label="y")
+
+
+def test_dots_lie_within_their_intervals() -> None:
+    svg = svg_of(
+        dot_interval("x", [Interval("a", 0.4, 0.3, 0.6), Interval("b" * 40, -1.0, None, None)], x_label="y", zero=True)
+    )
+    group = svg.findall("g")[0]
+    line, dot = group.findall("line")[0], group.findall("circle")[0]
+    assert float(line.get("x1", "")) < float(dot.get("cx", "")) < float(line.get("x2", ""))
+    assert "b" * 16 + "…" in [t.text for t in svg.findall("text")]

@@ -1,0 +1,102 @@
+"""The entropy profile against values computed by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_runs import Maker
+
+from arpo_algo.report.entropy import entropy_profile
+from arpo_algo.tree import Outcome, Tree
+
+
+def chain(*turns: list[float], task: str = "t") -> Tree:
+    """A root rollout whose turns have these entropies, a tool result between each two."""
+    tree = Tree(task, [1, 2])
+    at = 0
+    for i, entropies in enumerate(turns):
+        if i:
+            at = tree.add(at, "result", [7, 8]).id
+        node = tree.add(at, "action", list(range(len(entropies))))
+        node.entropies = entropies
+        at = node.id
+    tree.nodes[at].outcome = Outcome(0.0)
+    return tree
+
+
+def test_by_hand() -> None:
+    a = chain([0.0, 0.2, 0.4], [1.0, 3.0], [2.0])
+    b = chain([0.4], [2.0, 5.0, 9.0])
+    p = entropy_profile([a, b], k=2)
+    assert [e.mean for e in p.start] == pytest.approx([0.2, 0.2, 0.4])
+    assert [e.n for e in p.start] == [2, 1, 1]
+    assert [e.mean for e in p.after] == pytest.approx([5 / 3, 4.0, 9.0])
+    assert [e.n for e in p.after] == [3, 2, 1]
+    assert p.rise is not None
+    # a: start (0 + 0.2)/2 = 0.1; after: mean of (1 + 3)/2 and 2 = 2.   b: 0.4; (2 + 5)/2 = 3.5.
+    assert p.rise.start.mean == pytest.approx(0.25)
+    assert p.rise.after.mean == pytest.approx(2.75)
+    assert p.rise.difference.mean == pytest.approx((1.9 + 3.1) / 2)
+    assert (p.rise.trees, p.rise.trajectories, p.rise.segments) == (2, 2, 3)
+    assert p.rise.share_rising == 1.0
+    # Resampling two trees draws aa, ab, ba or bb: the 2.5 % and 97.5 % points are the two trees' own values.
+    assert p.rise.difference.low == pytest.approx(1.9)
+    assert p.rise.difference.high == pytest.approx(3.1)
+
+
+def test_forked_siblings_and_what_follows_them_are_left_out() -> None:
+    tree = chain([0.1], [0.2])
+    plain = entropy_profile([tree, tree], k=1)
+    twin = tree.add(2, "action", [5])
+    twin.entropies, twin.fork_of = [9.0], 3
+    after = tree.add(tree.add(twin.id, "result", [5]).id, "action", [5])
+    after.entropies, after.outcome = [9.0], Outcome(1.0)
+    assert entropy_profile([tree, tree], k=1) == plain
+
+
+def test_one_tree_makes_no_interval_and_no_tool_call_makes_no_rise() -> None:
+    p = entropy_profile([chain([0.5, 0.5])])
+    assert p.rise is None
+    assert (p.start[0].low, p.start[0].high) == (None, None)
+    assert p.after == ()
+    assert entropy_profile([]).start == ()
+
+
+def test_positions_are_capped_and_empty_turns_passed_over() -> None:
+    p = entropy_profile([chain([0.1] * 9, [], [0.3])], positions=4)
+    assert len(p.start) == 4
+    assert [e.n for e in p.after] == [1]
+    assert entropy_profile([chain([0.1, float("nan")], [0.3])]).start == ()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), min_size=2, max_size=8),
+    st.integers(0, 5),
+)
+def test_intervals_hold_the_mean_and_a_constant_has_none_to_speak_of(
+    levels: list[tuple[float, float]], seed: int
+) -> None:
+    trees = [chain([a] * 3, [b] * 3) for a, b in levels]
+    p = entropy_profile(trees, k=3, resamples=200, seed=seed)
+    assert p.rise is not None
+    d = p.rise.difference
+    differences = [b - a for a, b in levels]
+    assert d.mean == pytest.approx(sum(differences) / len(differences), abs=1e-9)
+    assert d.low is not None
+    assert d.high is not None
+    assert min(differences) - 1e-9 <= d.low <= d.high <= max(differences) + 1e-9
+    if len(set(levels)) == 1:
+        assert d.high - d.low == pytest.approx(0, abs=1e-9)
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    trees = [Maker(i).tree(f"t{i}") for i in range(4)]
+    assert entropy_profile(trees, seed=2) == entropy_profile(trees, seed=2)
+    assert entropy_profile(trees, seed=2) != entropy_profile(trees, seed=3)
+
+
+@pytest.mark.parametrize("bad", [{"k": 0}, {"positions": 0}, {"resamples": 0}])
+def test_bad_arguments_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be >= 1"):
+        entropy_profile([], **bad)

@@ -1,0 +1,125 @@
+"""The viewer's JSON: spans of tokens, caps, and what each node carries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_runs import Maker, make_run
+
+from arpo_algo.report import trees
+from arpo_algo.report.data import TreeFile, read_run
+from arpo_algo.tree import Node, Tree
+
+
+def test_nodes_carry_what_the_panel_says() -> None:
+    tree = Maker(4).tree("a")
+    encoded = trees.encode(tree, 20)
+    assert len(encoded["nodes"]) == len(tree.nodes)
+    assert (encoded["forks"], encoded["leaves"]) == (4, 8)
+    for node, out in zip(tree.nodes, encoded["nodes"], strict=True):
+        assert out["p"] == node.parent
+        if node.kind == "action":
+            assert "".join(encoded["pieces"][i] for i in out["x"]) == node.text
+            assert out["h"] == [round(h, 4) for h in node.entropies]
+            assert out["m"] == pytest.approx(sum(node.entropies) / len(node.entropies), abs=1e-5)
+        else:
+            assert "<result>" not in out["t"]
+        assert out.get("fork") == node.fork_of
+        if node.outcome is not None:
+            assert out["o"]["r"] == pytest.approx(node.outcome.reward)
+            assert out["o"]["a"] == pytest.approx(tree.meta["advantages"][str(node.id)], abs=1e-6)
+        if node.kind == "result":
+            assert out["probe"] == sum(d.granted for d in node.forks)
+            assert len(out["why"]) == 1
+
+
+def test_without_saved_pieces_the_plain_text_is_shown() -> None:
+    tree = Maker(4).tree("a")
+    tree.meta = {}
+    nodes = trees.encode(tree, None)["nodes"]
+    assert all("x" not in n for n in nodes)
+    assert nodes[1]["t"] == tree.nodes[1].text
+    assert all("a" not in n["o"] for n in nodes if "o" in n)
+
+
+def test_non_finite_numbers_become_null() -> None:
+    tree = Maker(4).tree("a")
+    leaf = tree.leaves()[0]
+    assert leaf.outcome is not None
+    leaf.outcome.reward = float("nan")
+    leaf.entropies[0] = float("inf")
+    text = json.dumps(trees.encode(tree, 20), allow_nan=False)
+    assert json.loads(text)["nodes"][leaf.id]["o"]["r"] is None
+
+
+def spans(pieces: list[str], text: str) -> list[tuple[str, float, int]] | None:
+    tree = Tree("t", [1])
+    tree.meta["pieces"] = {str(i): p for i, p in enumerate(pieces)}
+    node = Node(
+        1, 0, "action", 1, list(range(len(pieces))), entropies=[float(i) for i in range(len(pieces))], text=text
+    )
+    return trees.token_spans(tree, node)
+
+
+BAD = "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text", "expected"),
+    [
+        (["a", " b"], "a b", [("a", 0, 1), (" b", 1, 1)]),
+        (["a ", BAD, BAD, " b"], "a ☃ b", [("a ", 0, 1), ("☃", 1.5, 2), (" b", 3, 1)]),
+        ([BAD, BAD], "é", [("é", 0.5, 2)]),
+        (["a", BAD, BAD, "<|end|>"], "aé", [("a", 0, 1), (BAD, 1, 1), (BAD, 2, 1), ("<|end|>", 3, 1)]),
+        (["a", BAD, BAD, "!", "<|end|>"], "aé!", [("a", 0, 1), ("é", 1.5, 2), ("!", 3, 1), ("<|end|>", 4, 1)]),
+        (["a", BAD, "b", BAD, "c"], "aébüc", [("a", 0, 1), ("é", 1, 1), ("b", 2, 1), ("ü", 3, 1), ("c", 4, 1)]),
+        (["a", BAD, "zz", BAD, "c"], "aéqüc", [("a", 0, 1), (BAD, 1, 1), ("zz", 2, 1), (BAD, 3, 1), ("c", 4, 1)]),
+    ],
+)
+def test_characters_of_several_tokens_are_mended(
+    pieces: list[str], text: str, expected: list[tuple[str, float, int]]
+) -> None:
+    assert spans(pieces, text) == expected
+
+
+@given(st.lists(st.sampled_from(["ab", " c", BAD, "é", "\n"]), max_size=12), st.text(max_size=20))
+def test_mending_loses_no_token_whatever_the_text(pieces: list[str], text: str) -> None:
+    found = spans(pieces, text)
+    assert found is not None
+    assert sum(count for _, _, count in found) == len(pieces)
+
+
+def test_caps_are_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = read_run(make_run(tmp_path / "run", steps=9, trees=3, tasks=3))
+    whole = trees.forest(run, trees.load(run), 20)
+    assert (whole.shown, whole.total, whole.notes) == (36, 36, [])
+    size = len(json.dumps(whole.payload, ensure_ascii=False))
+
+    monkeypatch.setattr(trees, "MAX_STEPS", 4)
+    monkeypatch.setattr(trees, "MAX_TREES_PER_STEP", 2)
+    some = trees.forest(run, trees.load(run), 20)
+    steps = [f["name"] for f in some.payload["files"] if f["name"].startswith("train")]
+    assert steps == ["train-000001", "train-000004", "train-000006", "train-000009"]
+    assert all(len(f["trees"]) == 2 for f in some.payload["files"] if f["name"].startswith("train"))
+    assert "4 of the 9 training steps" in some.notes[1]
+    assert "17 of the 21 trees of these steps are shown (the limit of trees a step)" in some.notes[0]
+
+    monkeypatch.setattr(trees, "MAX_CHARS", size // 4)
+    cut = trees.forest(run, trees.load(run), 20)
+    assert len(json.dumps(cut.payload, ensure_ascii=False)) < size // 3
+    assert "the page's size limit" in cut.notes[0]
+    assert {f["name"] for f in cut.payload["files"]} >= set(steps)  # every step keeps a tree
+
+
+@given(st.integers(0, 200), st.integers(2, 40))
+def test_spread_keeps_first_and_last_and_never_repeats(n: int, limit: int) -> None:
+    files = [TreeFile(Path(str(i)), str(i), "train", i) for i in range(n)]
+    kept = trees.spread(files, limit)
+    assert len(kept) == min(n, limit)
+    assert len({f.name for f in kept}) == len(kept)
+    if n:
+        assert (kept[0], kept[-1]) == (files[0], files[-1])

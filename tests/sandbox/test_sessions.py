@@ -1,0 +1,228 @@
+"""What honest code sees: cells like a notebook's, forks that are live copies, limits that are said."""
+
+from __future__ import annotations
+
+import pytest
+
+from arpo_env.errors import ConfigError, InfraError
+from arpo_env.sandbox import Limits
+
+from .conftest import Box
+
+
+def test_cells(box: Box) -> None:
+    s = box.session()
+    assert s.run("x = 2\nx * 21").output == "42\n"
+    assert s.run("x;").output == ""
+    assert s.run("None").output == ""
+    assert s.run("_, x").output == "(2, 2)\n"
+    assert s.run("").output == ""
+    assert s.run("# only a comment").ok
+    assert s.run("def f(a: int) -> int:\n    return a + x\nf(1)").output == "3\n"
+    assert s.run("__name__").output == "'__main__'\n"
+    assert s.run("import pickle\nclass A: pass\ntype(pickle.loads(pickle.dumps(A()))) is A").output == "True\n"
+    assert s.run("import asyncio\nasync def g():\n    await asyncio.sleep(0)\n    return 7\nawait g()").output == "7\n"
+    assert s.run("import inspect\nprint(inspect.getsource(f))").output.startswith("def f(a: int)")
+
+
+def test_order_of_output(box: Box) -> None:
+    code = (
+        "import sys, os, subprocess\n"
+        "print('a', end=''); print('b', file=sys.stderr)\nsys.stdout.buffer.write(b'c\\n')\n"
+        "subprocess.run(['echo', 'd'])\nos.write(1, b'e\\n')\nprint('f', flush=True)\n'g'"
+    )
+    assert box.session().run(code).output == "ab\nc\nd\ne\nf\n'g'\n"
+
+
+def test_traceback_is_short_and_names_the_line(box: Box) -> None:
+    s = box.session()
+    s.run("def f(x):\n    return 1 / x")
+    result = s.run("import json\nf(0)")
+    assert result.status == "error"
+    lines = result.output.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert '  File "<cell 2>", line 2, in <module>' in lines
+    assert '  File "<cell 1>", line 2, in f' in lines
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+    assert "arpo_inside" not in result.output
+    assert 'File "<cell 3>", line 2' in s.run("x = 1\nx = = 2").output
+    assert len(s.run("def r(): r()\nr()").output.splitlines()) < 20
+    assert "ValueError: inner" in s.run("try:\n    raise ValueError('inner')\nexcept ValueError as e:\n    raise KeyError('o')").output
+    library = s.run("import json\njson.loads('{')").output
+    assert "JSONDecodeError" in library
+    assert len(library.splitlines()) <= 7
+
+
+def test_exit_is_no_disaster(box: Box) -> None:
+    s = box.session()
+    s.run("x = 1")
+    assert s.run("exit_code = 0\nraise SystemExit").status == "ok"
+    assert s.run("import sys; sys.exit(3)").status == "error"
+    assert s.run("x").output == "1\n"
+
+
+def test_output_is_capped_head_and_tail(box: Box) -> None:
+    result = box.session().run("print('h' * 5000)\nprint('t' * 5000)")
+    assert result.output.startswith("h" * 1000 + "\n[... 8002 characters cut ...]\n")
+    assert result.output.endswith("t" * 999 + "\n")
+    assert box.session().run("print('é' * 1999)").output == "é" * 1999 + "\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "say"),
+    [
+        ("x = '\x00'", "null"),
+        ("x = '\ud800'", "surrogates"),
+        ("x = " + "(" * 5000, "Error"),
+        ("x = " + "1 + " * 200_000 + "1", ""),
+        ("\tx = 1\n  y", "IndentationError"),
+    ],
+    ids=["NUL", "surrogate", "parentheses", "long expression", "indent"],
+)
+def test_broken_code_is_a_clear_result(box: Box, code: str, say: str) -> None:
+    s = box.session()
+    result = s.run(code)
+    assert result.status in ("error", "killed")
+    assert say in result.output
+    assert s.run("1 + 1").output == "2\n" or s.run("1 + 1").output == "2\n"
+
+
+def test_surrogates_in_output(box: Box) -> None:
+    assert box.session().run("print('\\ud800x')").output == "\\ud800x\n"
+    assert box.session().run("import os\nos.write(1, b'\\xff\\xfe'); print()").output == "��\n"
+
+
+def test_ten_megabytes_of_code(box: Box) -> None:
+    s = box.session()
+    result = s.run("#" + "x" * 10_000_000)
+    assert result.status == "error"
+    assert "10000001 characters" in result.output
+    assert s.run("#" + "x" * 3_000_000 + "\n1 + 1").output == "2\n"
+
+
+def test_bad_arguments(box: Box) -> None:
+    s = box.session()
+    with pytest.raises(ConfigError, match="str"):
+        s.run(b"1")  # type: ignore[arg-type]
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="seconds"):
+            s.run("1", seconds=seconds)
+    s.close()
+    s.close()
+    with pytest.raises(InfraError, match="closed"):
+        s.run("1")
+
+
+def test_seed(box: Box) -> None:
+    draw = "import random, numpy as np\nrandom.random(), float(np.random.rand()), hash('a')"
+    first = box.session(seed=5).run(draw).output
+    assert box.session(seed=5).run(draw).output == first
+    assert box.session(seed=6).run(draw).output != first
+
+
+def test_lost_interpreter_starts_from_the_same_seed(box: Box) -> None:
+    s = box.session(seed=5)
+    draw = "import random; random.random()"
+    first = s.run(draw).output
+    assert s.run("import os; os._exit(1)").status == "killed"
+    assert s.run(draw).output == first
+
+
+def test_fork_takes_everything_along(box: Box) -> None:
+    s = box.session()
+    setup = (
+        "import os, random\n"
+        "def counter():\n    n = 0\n    def step():\n        nonlocal n\n        n += 1\n        return n\n    return step\n"
+        "step = counter(); step()\n"
+        "gen = (i * i for i in range(100)); next(gen); next(gen)\n"
+        "os.makedirs('sub'); os.chdir('sub'); path = os.path.abspath('log')\n"
+        "log = open('log', 'w+'); log.write('one\\n'); log.flush()\n"
+        "back = open('log'); back.readline()\n"
+        "dup = os.dup(back.fileno())\n"
+        "import tempfile; gone = tempfile.TemporaryFile(); gone.write(b'abc'); gone.seek(1)\n"
+        "r, w = os.pipe(); os.write(w, b'waiting')\n"
+        "import mmap; shared = mmap.mmap(-1, 4096); shared[:3] = b'abc'\n"
+        "import collections; x = collections.deque([1])\n"
+    )
+    assert s.run(setup).ok
+    look = (
+        "log.write('two\\n'); log.flush()\n"
+        "x.append(len(x))\n"
+        "shared[0] += 1\n"
+        "(step(), next(gen), os.getcwd(), os.path.abspath('log') == path, open(path).read(), back.readline(), "
+        "os.lseek(dup, 0, 1), gone.read(), os.read(r, 100), random.random(), list(x), bytes(shared[:3]), id(x) % 1)"
+    )
+    a, b = s.fork(), s.fork()
+    first = a.run(look)
+    assert first.ok, first
+    assert b.run(look).output == first.output
+    c = b.fork()
+    again = b.run(look.replace("os.read(r, 100)", "os.write(w, b'x')"))
+    assert c.run(look.replace("os.read(r, 100)", "os.write(w, b'x')")).output == again.output
+    assert s.run(look).output == first.output
+
+
+def test_what_has_its_other_end_elsewhere_is_closed_in_the_clone(box: Box) -> None:
+    s = box.session()
+    s.run("import subprocess\np = subprocess.Popen(['cat'], stdin=-1, stdout=-1)")
+    c = s.fork()
+    assert "BrokenPipeError" in c.run("p.stdin.write(b'x'); p.stdin.flush()").output
+    assert s.run("p.stdin.write(b'own'); p.stdin.close(); p.stdout.read()").output == "b'own'\n"
+
+
+def test_threads_do_not_stop_a_fork(box: Box) -> None:
+    s = box.session()
+    s.run("import threading\nstop = threading.Event()\nt = threading.Thread(target=stop.wait, daemon=True); t.start()\nx = 3")
+    c = s.fork()
+    assert c.run("x, t.is_alive()").output == "(3, False)\n"
+    assert s.run("t.is_alive()").output == "True\n"
+    c.close()
+
+
+def test_a_deep_line_of_forks(box: Box) -> None:
+    s = box.session()
+    s.run("n = 0\nopen('f', 'w').write('0')")
+    for i in range(40):
+        c = s.fork()
+        s.close()
+        s = c
+        assert s.run("n += 1\nopen('f', 'a').write('.')\nn").output == f"{i + 1}\n"
+    assert s.run("open('f').read()").output == repr("0" + "." * 40) + "\n"
+
+
+def test_clone_of_a_lost_interpreter(box: Box) -> None:
+    s = box.session()
+    s.run("import threading, os\nthreading.Timer(0.01, os._exit, [1]).start()")
+    while True:  # the server notices within moments
+        result = s.run("x = 1")
+        if result.status == "killed":
+            break
+    assert s.fork().run("1 + 1").output == "2\n"
+
+
+def test_matplotlib_does_not_crash(box: Box) -> None:
+    s = box.session()
+    if "ModuleNotFound" in s.run("import matplotlib").output:
+        pytest.skip(f"{box.name}: matplotlib is not installed")
+    result = s.run("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nplt.savefig('p.png')\nprint('done')", seconds=60)
+    assert result.output.endswith("done\n"), result
+
+
+def test_shared_memory_between_own_processes(box: Box) -> None:
+    code = (
+        "import multiprocessing as mp\n"
+        "ctx = mp.get_context('fork')\n"
+        "q = ctx.Queue(); v = ctx.Value('i', 0)\n"
+        "def work():\n    with v.get_lock(): v.value += 1\n    q.put('hello')\n"
+        "ps = [ctx.Process(target=work) for _ in range(3)]\n"
+        "[p.start() for p in ps]; got = [q.get() for _ in ps]; [p.join() for p in ps]\n"
+        "got, v.value"
+    )
+    assert box.session().run(code).output == "(['hello', 'hello', 'hello'], 3)\n"
+
+
+@pytest.mark.parametrize("field", ["seconds", "memory_bytes", "output_chars", "file_bytes", "processes"])
+@pytest.mark.parametrize("value", [0, -1, True, "5", float("nan")])
+def test_limits_are_checked(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"Limits.{field}"):
+        Limits(**{field: value})  # type: ignore[arg-type]
