@@ -218,7 +218,7 @@ def _view(args: argparse.Namespace) -> int:
         from arpo_algo.runfolder import read_trees
 
         for tree in read_trees(files[-1]):
-            console.print(report.render_tree(tree))
+            console.print(report.terminal.render_tree(tree))
         return 0
     if args.serve:
         report.serve(args.folder, port=args.port)

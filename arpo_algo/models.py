@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from arpo_algo.errors import ConfigError
 
@@ -137,6 +138,7 @@ def load(
         ConfigError: the name cannot be resolved or loaded.
     """
     source = resolve(name)
+    logging.disable_progress_bar()  # the run's own display is enough
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)

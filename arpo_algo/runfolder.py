@@ -43,6 +43,14 @@ def read_trees(file: Path) -> list[Tree]:
         return [Tree.from_json(json.loads(line)) for line in lines]
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The complete rows of a JSONL log; [] when it is not there."""
+    if not file.exists():
+        return []
+    lines = file.read_bytes().split(b"\n")[:-1]  # the part after the last line break is torn or empty
+    return [json.loads(line) for line in lines]
+
+
 class RunFolder:
     """One run's folder, locked while it is open.
 
@@ -87,11 +95,7 @@ class RunFolder:
             out.write(json.dumps(row, allow_nan=False).encode() + b"\n")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        file = self.path / name
-        if not file.exists():
-            return []
-        lines = file.read_bytes().split(b"\n")[:-1]  # the part after the last line break is torn or empty
-        return [json.loads(line) for line in lines]
+        return read_rows(self.path / name)
 
     def keep_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace a log by ``rows`` (resume drops what came after the checkpoint)."""

@@ -246,7 +246,7 @@ class Trainer:
             )
         self.tracker.evaluation(result.row())
         slug = {"before": "before", "cold start": "after-sft"}.get(name, f"after-{name.lower().replace(' ', '-')}")
-        self._save_trees(f"eval-{slug}", result.trees[:10], self.step)
+        self._save_trees(f"eval-{slug}", result.trees, self.step)
         return result
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ is seen by the other, the interpreter's variables and files included.
 from __future__ import annotations
 
 import copy
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ import gymnasium
 import numpy as np
 
 from arpo_env import protocol
-from arpo_env.errors import ConfigError, InfraError, unknown
+from arpo_env.errors import ConfigError, unknown
 from arpo_env.prompts import PROMPTS, system_prompt
 from arpo_env.rewards.arpo import ArpoReward
 from arpo_env.spaces import UnicodeText
@@ -36,6 +37,7 @@ from arpo_env.tools.base import Tool, ToolSession
 ToolFactory = Callable[[str], Sequence[Tool]]
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 STATE_VERSION = 1
+_NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         ToolUnavailable: a tool does not work on this machine.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own convention)
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's own convention)
 
     def __init__(
         self,
@@ -125,8 +127,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         self._next_index = 0
         self._episode: _Episode | None = None
         self._sessions: dict[str, ToolSession] = {}
-        for tool in self._toolbox(split).values():
-            tool.check()
+        family.size(split)  # a file without this split says so now, not at the first reset
+        self._toolbox(split)
 
     # ------------------------------------------------------------------ what a driver needs to know
 
@@ -161,13 +163,12 @@ class AgentEnv(gymnasium.Env[str, str]):
             if key not in ("task_id", "index", "split"):
                 raise unknown("reset option", str(key), ("task_id", "index", "split"))
         if seed is not None:
-            self._stream, self._next_index = seed, 0
+            self._stream, self._next_index = int(seed), 0  # int: True is a seed too, and no part of a task id
         stream, split, index = self._locate(options)
         task = self.family.task(stream, split, index)
         toolbox = self._toolbox(split)
-        self._close_sessions()
-        session_seed = zlib.crc32(task.id.encode())
-        self._sessions = {name: tool.open(session_seed) for name, tool in toolbox.items()}
+        self.close()
+        self._open_sessions(task, toolbox, dict.fromkeys(toolbox))
         raw = self.family.answer_format == "raw"
         prompt = system_prompt(self.prompt, list(toolbox.values()), raw)
         messages = [{"role": "system", "content": prompt}, {"role": "user", "content": task.question}]
@@ -181,14 +182,15 @@ class AgentEnv(gymnasium.Env[str, str]):
         Raises:
             gymnasium.error.ResetNeeded: there is no episode under way.
             ConfigError: ``action`` is not a string.
-            InfraError: a tool's machinery failed; the episode is void (retry or mask it, never score it).
+            InfraError: the machinery of a tool or of the verifier failed; the episode is void (retry or mask it,
+                never score it).
         """
         episode = self._current()
         if episode.done:
             raise gymnasium.error.ResetNeeded("the episode is over; call reset() first")
         if not isinstance(action, str):
             raise ConfigError(f"an action is one assistant turn (str), got {type(action).__name__}")
-        parsed = protocol.parse(action, self._sessions)
+        parsed = protocol.parse(action, tuple(self._sessions))
         episode.turn += 1
         episode.messages.append({"role": "assistant", "content": action})
         episode.thoughts_opened += parsed.thoughts.opened
@@ -198,12 +200,13 @@ class AgentEnv(gymnasium.Env[str, str]):
                 return self._answered(parsed)
             case protocol.ToolCall():
                 text, ok = self._call(parsed)
-                return self._go_on(protocol.render_result(text, self.max_result_chars), tool_error=not ok)
+                return self._go_on(self._result(text), tool_error=not ok)
             case protocol.Malformed():
                 episode.malformed += 1
                 if self.on_malformed == "end":
-                    return self._finish(None, None, f"malformed:{parsed.reason}", truncated=False)
-                told = protocol.render_result(f"Format error: {parsed.message}", self.max_result_chars)
+                    why = f"malformed:{parsed.reason}"
+                    return self._finish(None, None, why, truncated=False, malformed=parsed.reason)
+                told = self._result(f"Format error: {parsed.message}")
                 return self._go_on(told, tool_error=False, malformed=parsed.reason)
 
     def truncate(self, reason: str) -> StepResult:
@@ -222,7 +225,9 @@ class AgentEnv(gymnasium.Env[str, str]):
         return "\n".join(f"[{m['role']}] {m['content']}" for m in self._current().messages)
 
     def close(self) -> None:
-        """Release the tool sessions. Idempotent; tools themselves are shared and stay."""
+        """Release the tool sessions and end the episode. Idempotent; tools themselves are shared and stay."""
+        if self._episode is not None:
+            self._episode.done = True  # without its sessions it cannot go on
         self._close_sessions()
 
     # ------------------------------------------------------------------ forking and saving
@@ -238,9 +243,16 @@ class AgentEnv(gymnasium.Env[str, str]):
         twin._episode = copy.deepcopy(self._episode)
         # A generator that was never drawn from is made lazily by Gymnasium; copy it only when it is there.
         twin._np_random = copy.deepcopy(self._np_random)
+        # A space holds the generator of its ``sample``.
+        twin.observation_space = copy.deepcopy(self.observation_space)
+        twin.action_space = copy.deepcopy(self.action_space)
         twin._sessions = {}
-        for name, session in self._sessions.items():
-            twin._sessions[name] = session.fork()
+        try:
+            for name, session in self._sessions.items():
+                twin._sessions[name] = session.fork()
+        except BaseException:
+            twin.close()
+            raise
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -265,7 +277,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         """Restore a snapshot of :meth:`get_state`.
 
         Raises:
-            ConfigError: another version, or a snapshot of another family.
+            ConfigError: another version, or a snapshot of an environment with another family or other tools.
+            InfraError: a tool session could not be restored; there is then no episode under way.
         """
         if state.get("version") != STATE_VERSION:
             raise ConfigError(
@@ -273,34 +286,65 @@ class AgentEnv(gymnasium.Env[str, str]):
             )
         if state["family"] != self.family.name:
             raise ConfigError(f"a state of family {state['family']!r} does not fit an env of {self.family.name!r}")
-        self._close_sessions()
+        saved = copy.deepcopy(state["episode"])
+        task = None if saved is None else Task(**saved.pop("task"))
+        episode = None if task is None else _Episode(task=task, **saved)
+        toolbox = {} if task is None else self._toolbox(parse_task_id(task.id)[1])
+        if episode is not None and not episode.done and set(state["sessions"]) != set(toolbox):
+            raise ConfigError(
+                f"a state with the tools {sorted(state['sessions'])} does not fit an env with {sorted(toolbox)}"
+            )
+        self.close()
         self._stream, self._next_index = state["stream"], state["next_index"]
+        self._np_random = None
         if state["rng"] is not None:
             bits = np.random.PCG64()
             bits.state = state["rng"]
             self._np_random = np.random.Generator(bits)
-        if state["episode"] is None:
-            self._episode, self._sessions = None, {}
-            return
-        saved = copy.deepcopy(dict(state["episode"]))
-        task = Task(**saved.pop("task"))
-        self._episode = _Episode(task=task, **saved)
-        toolbox = self._toolbox(parse_task_id(task.id)[1])
-        session_seed = zlib.crc32(task.id.encode())
-        self._sessions = {n: toolbox[n].open(session_seed, s) for n, s in state["sessions"].items()}
+        self._episode = None  # as long as no session is open
+        if task is not None:
+            self._open_sessions(task, toolbox, state["sessions"])
+        self._episode = episode
 
     # ------------------------------------------------------------------ inside
 
     def _toolbox(self, split: str) -> dict[str, Tool]:
+        """The tools of ``split`` by name, each proved to work when it is first met."""
         if split not in self._toolboxes:
-            self._toolboxes[split] = {tool.name: tool for tool in self._tool_factory(split)}
+            known = [tool for box in self._toolboxes.values() for tool in box.values()]
+            made: dict[str, Tool] = {}
+            for tool in self._tool_factory(split):
+                if tool.name in made or tool.name in protocol.CORE_TAGS or not _NAME.fullmatch(tool.name):
+                    raise ConfigError(
+                        f"tool name {tool.name!r} cannot be used: a name is a tag of letters, digits, _ and -, "
+                        f"is given once, and is none of {', '.join(protocol.CORE_TAGS)}"
+                    )
+                if not any(tool is other for other in known):
+                    tool.check()
+                made[tool.name] = tool
+            self._toolboxes[split] = made
         return self._toolboxes[split]
+
+    def _open_sessions(self, task: Task, toolbox: Mapping[str, Tool], states: Mapping[str, Any]) -> None:
+        """One session a state (None: a fresh one), all or none of them."""
+        seed = zlib.crc32(task.id.encode())
+        try:
+            for name, state in states.items():
+                self._sessions[name] = toolbox[name].open(seed, state)
+        except BaseException:
+            self._close_sessions()
+            raise
+
+    def _result(self, text: str) -> str:
+        return protocol.render_result(text, self.max_result_chars, tuple(self._sessions))
 
     def _locate(self, options: dict[str, Any]) -> tuple[int, str, int]:
         """Options -> (stream, split, index); advances the cursor when nothing names a task."""
         if "task_id" in options:
             if len(options) > 1:
                 raise ConfigError(f"task_id already names split and index; drop {sorted(set(options) - {'task_id'})}")
+            if not isinstance(options["task_id"], str):
+                raise ConfigError(f"option task_id must be a string, got {options['task_id']!r}")
             family, split, stream, index = parse_task_id(options["task_id"])
             if family != self.family.name:
                 raise ConfigError(
@@ -335,9 +379,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         start = time.perf_counter()
         try:
             result = self._sessions[call.tool].call(call.argument)
-        except InfraError:
-            episode.done = True  # void: a half-done call cannot be taken back
-            self._close_sessions()
+        except BaseException:
+            self.close()  # void: a half-done call cannot be taken back
             raise
         finally:
             self.tool_seconds += time.perf_counter() - start
@@ -348,7 +391,7 @@ class AgentEnv(gymnasium.Env[str, str]):
     def _go_on(self, observation: str, *, tool_error: bool, malformed: str | None = None) -> StepResult:
         episode = self._current()
         if episode.turn >= self.max_turns:
-            return self._finish(None, None, "max_turns", truncated=True, tool_error=tool_error)
+            return self._finish(None, None, "max_turns", truncated=True, tool_error=tool_error, malformed=malformed)
         episode.messages.append({"role": "tool", "content": observation})
         return observation, 0.0, False, False, self._info(tool_error=tool_error, malformed=malformed)
 
@@ -365,11 +408,16 @@ class AgentEnv(gymnasium.Env[str, str]):
         *,
         truncated: bool,
         tool_error: bool = False,
+        malformed: str | None = None,
     ) -> StepResult:
         episode = self._current()
         verdict_score, verdict_reason = 0.0, ""
         if answer is not None:
-            verdict = self.family.verify(episode.task, answer)
+            try:
+                verdict = self.family.verify(episode.task, answer)
+            except BaseException:
+                self.close()  # void: an answer that could not be judged has no reward
+                raise
             verdict_score, verdict_reason = verdict.score, verdict.reason
         balanced = episode.thoughts_opened == episode.thoughts_closed
         thought = episode.thoughts_opened > 0 or not self.require_think
@@ -377,7 +425,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         terms = self.reward(verdict_score, format_ok, episode.calls_ok)
         episode.done = True
         self._close_sessions()
-        info = self._info(tool_error=tool_error)
+        info = self._info(tool_error=tool_error, malformed=malformed)
         info.update(
             reward_terms=dict(terms),
             is_success=verdict_score >= 1.0,

@@ -18,6 +18,7 @@ What each kind of bad turn means is a table, :class:`Malformed`'s ``reason``, an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ MalformedReason = Literal[
     "unclosed",  # <search>… without </search>
     "stray_close",  # </search> without <search>
     "nested",  # a protocol tag inside an argument
-    "doubled",  # a second action after the first
+    "doubled",  # a second action (or any tag but <result>) after the first
     "trailing_text",  # text after a tool call
     "forged_result",  # the policy wrote a <result> itself
 ]
@@ -44,7 +45,10 @@ MalformedReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Thoughts:
-    """How many ``<think>`` and ``</think>`` tags a turn holds outside arguments (format check)."""
+    """How many ``<think>`` and ``</think>`` tags a turn holds (format check).
+
+    A closed block counts as one of each, whatever it mentions; tags after a malformed spot are not counted.
+    """
 
     opened: int = 0
     closed: int = 0
@@ -93,6 +97,8 @@ def parse(turn: str, tools: Collection[str] = ("search", "python")) -> Action:
     """
     tags = list(_tag_pattern((*CORE_TAGS, *sorted(tools))).finditer(turn))
     opened = closed = 0
+    # Looked up once: a turn of nothing but "<think>" must not cost quadratic time.
+    last_close = max((j for j, tag in enumerate(tags) if tag[0] == "</think>"), default=-1)
     i = 0
     while i < len(tags):
         tag, closing, name = tags[i], bool(tags[i][1]), tags[i][2]
@@ -102,10 +108,9 @@ def parse(turn: str, tools: Collection[str] = ("search", "python")) -> Action:
             else:
                 opened += 1
                 # Skip to the end of the block, if it has one.
-                end = next((j for j in range(i + 1, len(tags)) if tags[j][0] == "</think>"), None)
-                if end is not None:
+                if i < last_close:
                     closed += 1
-                    i = end
+                    i = next(j for j in range(i + 1, len(tags)) if tags[j][0] == "</think>")
             i += 1
             continue
         thoughts = Thoughts(opened, closed)
@@ -120,6 +125,8 @@ def parse(turn: str, tools: Collection[str] = ("search", "python")) -> Action:
             return Malformed("nested", f"{after[0]} inside <{name}>; an argument cannot hold tags.", thoughts)
         argument = turn[tag.end() : after.start()].strip()
         rest = turn[after.end() :]
+        if i + 2 < len(tags) and tags[i + 2][2] == "result":
+            return Malformed("forged_result", "Only the environment writes <result>.", thoughts)
         if i + 2 < len(tags):
             return Malformed("doubled", f"{tags[i + 2][0]} after the action; a turn holds one action.", thoughts)
         if name == "answer":
@@ -139,19 +146,28 @@ def stop_strings(tools: Collection[str]) -> tuple[str, ...]:
     return tuple(f"</{name}>" for name in (*sorted(tools), "answer"))
 
 
-_INERT = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(ALL_TAGS)})\s*/?\s*>)", re.IGNORECASE)
+@functools.lru_cache(maxsize=64)
+def _inert(tools: frozenset[str]) -> re.Pattern[str]:
+    names = "|".join(map(re.escape, sorted(tools.union(ALL_TAGS))))
+    return re.compile(rf"<(?=\s*/?\s*(?:{names})\s*/?\s*>)", re.IGNORECASE)
 
 
-def neutralise(text: str) -> str:
-    """``text`` with every protocol tag made inert (``<search>`` -> ``&lt;search>``); all else unchanged."""
-    return _INERT.sub("&lt;", text)
+def neutralise(text: str, tools: Collection[str] = ()) -> str:
+    """``text`` with every protocol tag made inert (``<search>`` -> ``&lt;search>``); all else unchanged.
+
+    ``tools``: tags of an environment's own tools, besides :data:`ALL_TAGS`.
+    """
+    return _inert(frozenset(tools)).sub("&lt;", text)
 
 
-def render_result(text: str, max_chars: int | None = None) -> str:
-    r"""Frame a tool's text as the observation ``<result>\n…\n</result>``; a cut is said where it happens."""
+def render_result(text: str, max_chars: int | None = None, tools: Collection[str] = ()) -> str:
+    r"""Frame a tool's text as the observation ``<result>\n…\n</result>``; a cut is said where it happens.
+
+    ``tools``: see :func:`neutralise`.
+    """
     if max_chars is not None and len(text) > max_chars:
         text = f"{text[:max_chars]}… [cut: {len(text) - max_chars} more characters]"
-    return f"<result>\n{neutralise(text)}\n</result>"
+    return f"<result>\n{neutralise(text, tools)}\n</result>"
 
 
 def result_body(observation: str) -> str:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from arpo_env.env import AgentEnv
-from arpo_env.errors import unknown
+from arpo_env.errors import ConfigError, unknown
 from arpo_env.tasks.base import TaskFamily
 from arpo_env.tools.base import Tool
 
-#: id -> (entry point in this module, does the same seed always give the same run?)
+if TYPE_CHECKING:  # its package loads bm25s
+    from arpo_env.search.base import SearchBackend
+
+#: id -> its entry point in this module.
 IDS: Mapping[str, str] = {
     "ARPO-Math-v0": "make_math",
     "ARPO-Code-v0": "make_code",
@@ -64,6 +68,9 @@ def _build(
     for name in options:
         if name not in known:
             raise unknown(f"option of {env_id}", name, known)
+    for name, parameter in _parameters(family).items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ConfigError(f"{env_id} needs the option {name}: gymnasium.make({env_id!r}, {name}=…)")
     made = family(**{k: v for k, v in options.items() if k in family_options})
     factory = tools(made, **{k: v for k, v in options.items() if k in tool_options})
     return AgentEnv(made, factory, **{k: v for k, v in options.items() if k in _ENV_OPTIONS})
@@ -94,9 +101,7 @@ def _search_and_python(
     from arpo_env.tools.search import SearchTool
 
     assert isinstance(family, DeepSearchFamily)
-    for name in tools:
-        if name not in ("search", "python"):
-            raise unknown("tool", name, ("search", "python"))
+    _check_names(tools)
     python = _python(sandbox, python_seconds) if "python" in tools else None
 
     @functools.cache
@@ -109,6 +114,41 @@ def _search_and_python(
         return made
 
     return factory
+
+
+def _check_names(tools: Sequence[str]) -> None:
+    if isinstance(tools, str):
+        raise ConfigError(f"tools must be a sequence of tool names, got the string {tools!r}: write ({tools!r},)")
+    for name in tools:
+        if name not in ("search", "python"):
+            raise unknown("tool", name, ("search", "python"))
+
+
+def _over_a_backend(
+    family: TaskFamily,
+    tools: Sequence[str] = ("python",),
+    search: SearchBackend | None = None,
+    search_k: int = 3,
+    search_chars: int = 160,
+    sandbox: str = "auto",
+    python_seconds: float = 5.0,
+) -> Callable[[str], list[Tool]]:
+    """The tools named, and none else: a file's questions bring no corpus, so search needs a backend."""
+    from arpo_env.tools.search import SearchTool
+
+    del family
+    _check_names(tools)
+    if ("search" in tools) != (search is not None):
+        raise ConfigError(
+            f"tools={tuple(tools)!r} and search={search!r} do not fit: the search tool needs a backend "
+            "(search=BM25Index.build(pages), HttpRetriever(url) …), and a backend the search tool"
+        )
+    made: dict[str, Tool] = {}
+    if search is not None:
+        made["search"] = SearchTool(search, k=search_k, chars=search_chars)
+    if "python" in tools:
+        made["python"] = _python(sandbox, python_seconds)
+    return lambda split: list(made.values())
 
 
 def make_math(id: str = "ARPO-Math-v0", **options: Any) -> AgentEnv:
@@ -132,15 +172,23 @@ def make_deepsearch(id: str = "ARPO-DeepSearch-v0", **options: Any) -> AgentEnv:
     return _build(id, DeepSearchFamily, _search_and_python, options)
 
 
-def make_reasoning_gym(id: str = "ARPO-ReasoningGym-v0", **options: Any) -> AgentEnv:
-    """A reasoning-gym data set by name (``dataset="gcd"``), seeded by our streams; Python."""
+def make_reasoning_gym(
+    id: str = "ARPO-ReasoningGym-v0", config: Mapping[str, Any] | None = None, **options: Any
+) -> AgentEnv:
+    """A reasoning-gym data set by name (``dataset="gcd"``), seeded by our streams; Python.
+
+    ``config``: that data set's own options (``{"max_value": 50}``).
+    """
     from arpo_env.tasks.gym import ReasoningGymFamily
 
-    return _build(id, ReasoningGymFamily, _python_only, options)
+    return _build(id, functools.partial(ReasoningGymFamily, **dict(config or {})), _python_only, options)
 
 
 def make_dataset(id: str = "ARPO-Dataset-v0", **options: Any) -> AgentEnv:
-    """Questions from a JSONL or Parquet file or folder (``path=…``); Python."""
+    """Questions from a JSONL or Parquet file or folder (``path=…``); Python, and search with ``search=backend``."""
     from arpo_env.tasks.dataset import DatasetFamily
 
-    return _build(id, DatasetFamily, _python_only, options)
+    if Path(options.get("path", "")).is_file():
+        options.setdefault("split", "test")  # a single file is one split, for the family and for the environment
+    options.setdefault("tools", ("python",) if options.get("search") is None else ("search", "python"))
+    return _build(id, DatasetFamily, _over_a_backend, options)

@@ -32,7 +32,7 @@ sys.modules['arpo_inside.'+_m['entry']].main(_r,_w,_c)
 _MODULES = {
     "enter": ("sysapi", "wire", "enter"),
     "supervisor": ("sysapi", "wire", "landlock", "seccomp", "clonefd", "capture", "tree", "cell", "session", "places",
-                   "supervisor"),
+                   "census", "records", "judge", "supervisor"),
 }  # fmt: skip
 
 

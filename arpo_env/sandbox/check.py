@@ -68,7 +68,8 @@ def _describe(name: str, default: bool) -> TierReport:
     return TierReport(name, True, "", default, layers, closes, leaves, features)
 
 
-def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str, ...], ...]:
+    """Layers, what they close, and what they leave open."""
     inner = features["layers"]
     layers = ["container" if name == "docker" else "namespaces (mount, pid, net, ipc, uts, cgroup, user)", "rlimits"]
     closes = ["host files, environment, processes and network", "time, output, memory of one process, size of one file"]
@@ -90,10 +91,9 @@ def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str
         layers.append("own user id for every session and clone")
         closes.append("signals, memory and process count of other sessions (kernel: user ids)")
     elif inner["gate"]:
-        closes.append("signals to other sessions (judged by the supervisor)")
-        leaves.append("processes are counted together: one session's fork bomb can use up the others' share")
+        closes.append("signals to other sessions, process count by session (judged by the supervisor)")
     else:
-        leaves.append("sessions share one user id and can signal each other")
+        leaves.append("sessions share one user id: they can signal each other, and use up each other's processes")
     if features["own_roots"]:
         layers.append("own root and sized tmpfs for every session and clone")
         closes.append("files and disk space of other sessions, clones included")
@@ -106,6 +106,8 @@ def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str
             leaves.append("sessions find each other's files only by a secret name, which the same user can list")
     if group:
         layers.append(f"control group ({group})")
+        if "memory" not in group:
+            leaves.append("memory is bounded per process; the sum over processes is not (no memory group delegated)")
     else:
         leaves.append("no control group is delegated: limits are per process, their sum is not bounded")
     return tuple(layers), tuple(closes), tuple(leaves)

@@ -46,6 +46,10 @@ class Transport(ABC):
         """End the stream and whatever runs behind it. Idempotent."""
 
     @abstractmethod
+    def hang_up(self) -> None:
+        """End the stream without waiting for anything; the supervisor then ends by itself."""
+
+    @abstractmethod
     def abandon(self) -> None:
         """Close this process's descriptors only: called in a forked child."""
 
@@ -173,6 +177,9 @@ class Server:
             return
         self._end(why)
         self._transport.close()
+
+    def hang_up(self) -> None:
+        self._transport.hang_up()
 
     def abandon(self) -> None:
         self._dead = self._dead or "it belongs to the parent process"

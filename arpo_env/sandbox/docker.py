@@ -129,9 +129,12 @@ class _Attached(Transport):
         with contextlib.suppress(OSError):
             os.close(self._sock.detach())
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         with contextlib.suppress(Exception):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.hang_up()
         with contextlib.suppress(Exception):  # it removes itself when its stream ends; this is for a stuck one
             self._container.remove(force=True)
         with contextlib.suppress(Exception):
@@ -166,7 +169,7 @@ class DockerSandbox(ServerSandbox):
         self._memory = memory_bytes
         self._cpus = cpus if cpus is not None else float(os.cpu_count() or 1)
         self._scratch = scratch_bytes or sessions * self.limits.file_bytes
-        self._processes = sessions + 8 * self.limits.processes + 2
+        self._processes = sessions * (self.limits.processes + 1) + 2
         self._runtime = runtime
 
     def control_group(self) -> str:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import PurePosixPath
@@ -131,9 +132,12 @@ class _Pipe(Transport):
     def abandon(self) -> None:
         os.close(self._sock.detach())
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.hang_up()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -153,10 +157,22 @@ class _Pipe(Transport):
         return ""
 
 
+_open_sandboxes: weakref.WeakSet[ServerSandbox] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for sandbox in list(_open_sandboxes):
+        with contextlib.suppress(Exception):
+            sandbox.close()
+
+
 class ServerSandbox(Sandbox):
     """A sandbox around a :class:`Server` that is started at the first session and restarted after its death."""
 
-    def __init__(self, *, limits: Limits | None = None, preload: Sequence[str] = PRELOAD, max_running: int | None = None) -> None:
+    def __init__(
+        self, *, limits: Limits | None = None, preload: Sequence[str] = PRELOAD, max_running: int | None = None
+    ) -> None:  # fmt: skip
         self.limits = limits or Limits()
         self.preload = tuple(preload)
         self._server: Server | None = None
@@ -164,7 +180,7 @@ class ServerSandbox(Sandbox):
         self._pid = os.getpid()
         self._closed = False
         self._gate = FairGate(max_running or max(4, 2 * (os.cpu_count() or 1)))
-        atexit.register(self._at_exit)
+        _open_sandboxes.add(self)
 
     def _transport(self) -> Transport:
         raise NotImplementedError
@@ -192,14 +208,16 @@ class ServerSandbox(Sandbox):
     def close(self) -> None:
         if self._pid != os.getpid():
             return
-        atexit.unregister(self._at_exit)
+        _open_sandboxes.discard(self)
         with self._lock:
             self._closed = True
             if self._server is not None:
                 self._server.close()
 
-    def _at_exit(self) -> None:
-        self.close()
+    def __del__(self) -> None:
+        # The collector may run this anywhere, so no lock is taken: the supervisor ends by itself on the hang-up.
+        if not getattr(self, "_closed", True) and self._server is not None and self._pid == os.getpid():
+            self._server.hang_up()
 
 
 def supervisor_config(preload: Sequence[str], *, python: str, private_mounts: bool, harden: bool) -> dict[str, Any]:
@@ -235,7 +253,7 @@ class LocalSandbox(ServerSandbox):
         enter_config = {"stage": "namespaces", "base_uid": base, "users": self._users, "python": sys.executable,
                         "stub": STUB, "view": view.plan()}  # fmt: skip
         config["users"] = self._users
-        # One user id for all: the limit bounds them together.
+        # Only where there is no seccomp gate to count by session: the bound of all together.
         config["shared_processes"] = 64 + 8 * self.limits.processes
         config["die_with_parent"] = True
         messages = [{"bundle": modules("enter"), "entry": "enter", "config": enter_config}, supervisor]
@@ -256,6 +274,7 @@ class LocalSandbox(ServerSandbox):
         area = tempfile.mkdtemp(prefix="arpo-unsafe-")
         config.update(private_mounts=False, harden=False, area=area, home="", users=1, remove_area=True)
         config["shared_processes"] = 0
+        config["die_with_parent"] = False  # no namespace dies with it: it must outlive us and clean up
         config["env"]["PATH"] = os.environ.get("PATH", _ENV["PATH"])
         return _Pipe(command, [supervisor], dict(config["env"]), None, lambda: shutil.rmtree(area, ignore_errors=True))
 

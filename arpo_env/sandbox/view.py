@@ -24,12 +24,12 @@ def interpreter_paths() -> list[str]:
     if user in sys.path and Path(user).is_dir():
         found.add(user)
     # The executable may be a link to somewhere else: every directory of the chain.
-    link = sys.executable
+    link = Path(sys.executable)
     for _ in range(40):
-        found.add(str(Path(link).parent))
-        if not os.path.islink(link):
+        found.add(str(link.parent))
+        if not link.is_symlink():
             break
-        link = os.path.join(os.path.dirname(link), os.readlink(link))
+        link = link.parent / link.readlink()
     found.add(str(Path(sys.executable).resolve().parent))
     if sys.base_prefix == "/usr" or "/usr" in found:
         found.discard("/usr")
@@ -49,11 +49,11 @@ def plan() -> list[list[str]]:
             steps.append(["ro", path, path])
             done.append(path)
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
-        if os.path.islink(name):
-            steps.append(["link", os.readlink(name), name])
+        if Path(name).is_symlink():
+            steps.append(["link", str(Path(name).readlink()), name])
         elif Path(name).is_dir() and name not in done:
             steps.append(["ro", name, name])
-    steps += [["ro", p, p] for p in _FILES if os.path.exists(p)]
+    steps += [["ro", p, p] for p in _FILES if Path(p).exists()]
     steps += [["dev", f"/dev/{d}", f"/dev/{d}"] for d in DEVICES]
     steps += [
         ["link", "/proc/self/fd", "/dev/fd"], ["link", "/proc/self/fd/0", "/dev/stdin"],

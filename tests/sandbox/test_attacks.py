@@ -100,7 +100,8 @@ for which in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, 10):
 """,
     "write where others read": """
 import os, sys, sysconfig
-for path in ('/', '/usr/lib', '/dev', sysconfig.get_paths()['purelib'], os.path.dirname(os.__file__), '/proc/sys/kernel'):
+packages = sysconfig.get_paths()['purelib']
+for path in ('/', '/usr/lib', '/dev', packages, os.path.dirname(os.__file__), '/proc/sys/kernel'):
     try: open(os.path.join(path, 'planted'), 'w'); print('BREACH', path)
     except OSError as e: print(e)
 for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/kernel/hostname', '/proc/sysrq-trigger', os.__file__):
@@ -184,6 +185,30 @@ def test_fork_bomb(box: Box) -> None:
     box.settle("processes", before)
 
 
+def test_processes_are_counted_by_session(box: Box) -> None:
+    """At its bound a session gets EAGAIN, while another one still forks, runs programs and starts threads."""
+    code = (
+        "import os, signal, time\n"
+        "pids = []\n"
+        "try:\n"
+        "    while len(pids) < 100:\n"
+        "        pid = os.fork()\n"
+        "        if pid == 0:\n"
+        "            while True: time.sleep(100)\n"
+        "        pids.append(pid)\n"
+        "except BlockingIOError as e: print('EAGAIN')\n"
+        "len(pids) <= 12"
+    )
+    greedy = box.session()
+    assert greedy.run(code).output == "EAGAIN\nTrue\n"
+    other = box.session()
+    work = "import subprocess, threading\nt = threading.Thread(target=print, args=('t',)); t.start(); t.join()\n"
+    assert other.run(work + "subprocess.run(['echo', 'ran'])\n1").output == "t\nran\n1\n"
+    other.fork().close()
+    box.honest()
+    greedy.close()
+
+
 def test_fork_bomb_that_outlives_its_cell(box: Box) -> None:
     code = (
         "import os\n"
@@ -262,7 +287,8 @@ def test_endless_loop_keeps_the_variables(box: Box) -> None:
         "import signal\nfor s in (2, 15, 1): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
         "while True:\n    try:\n        for i in range(10**12): i + 1\n    except BaseException: pass",
         "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
-        "import threading\nl = threading.Lock(); l.acquire()\nwhile True:\n    try: l.acquire()\n    except BaseException: pass",
+        "import threading\nl = threading.Lock(); l.acquire()\n"
+        "while True:\n    try: l.acquire()\n    except BaseException: pass",
     ],
     ids=["C loop", "ignored signals", "swallowed interrupt", "stopped itself", "lock"],
 )
@@ -322,7 +348,9 @@ def test_daemon_dies_with_its_session(box: Box) -> None:
         "os.wait()[1]"
     )
     assert session.run(code).output == "0\n"
-    poll = "while not os.path.exists('daemon') or not open('daemon').read(): pass\nos.kill(int(open('daemon').read()), 0)"
+    poll = (
+        "while not os.path.exists('daemon') or not open('daemon').read(): pass\nos.kill(int(open('daemon').read()), 0)"
+    )
     assert session.run(poll).ok
     session.close()
     box.settle("processes", before)
@@ -359,7 +387,8 @@ def test_stdin(box: Box) -> None:
     result = session.run("input('name? ')")
     assert result.status == "error"
     assert "EOFError" in result.output
-    assert session.run("import sys, os\nsys.stdin.read(), sys.stdin.readline(), os.read(0, 10)").output == "('', '', b'')\n"
+    code = "import sys, os\nsys.stdin.read(), sys.stdin.readline(), os.read(0, 10)"
+    assert session.run(code).output == "('', '', b'')\n"
 
 
 def test_links_in_the_folder_are_not_followed_by_the_clone(box: Box) -> None:
@@ -400,7 +429,9 @@ _SOCKETS = (
 
 
 @pytest.mark.parametrize(
-    "frame", ["bytes(21)", "b'x' * 21", "b'\\xff' * 10**5", "b'{\"status\": \"ok\"}'"], ids=["zero", "x", "flood", "json"]
+    "frame",
+    ["bytes(21)", "b'x' * 21", "b'\\xff' * 10**5", 'b\'{"status": "ok"}\''],
+    ids=["zero", "x", "flood", "json"],
 )
 def test_forged_answers(box: Box, frame: str) -> None:
     """Whatever is written to the control channel without the nonce ends that session and touches no other."""
@@ -460,7 +491,7 @@ def test_a_clone_is_what_it_was_told_to_be(box: Box, tamper: str) -> None:
 
 def test_a_runtime_that_will_not_fork(box: Box) -> None:
     session = box.session()
-    session.run("import sys\nsys.modules['arpo_inside.session']._fork_process = lambda: 12345")
+    session.run("import sys\nsys.modules['arpo_inside.sysapi'].fork_sibling = lambda: 12345")
     with pytest.raises(InfraError):
         session.fork()
     session.close()

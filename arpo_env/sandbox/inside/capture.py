@@ -1,6 +1,5 @@
 """Keeps the head and the tail of what a cell writes, in bounded memory, and says what was cut."""
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 #: UTF-8 continuation bytes: everything else starts a character.

@@ -4,12 +4,12 @@ This shares a process with the user's code. Nothing here protects anything; it o
 pleasant. What a session may claim about itself is decided in ``supervisor``.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ast
 import asyncio
 import builtins
+import contextlib
 import io
 import linecache
 import os
@@ -131,7 +131,7 @@ class Interpreter:
     def install(self) -> None:
         """Make this the interpreter's ``__main__``, its streams and its SIGINT."""
         sys.modules["__main__"] = self.main
-        sys.stdout, sys.stderr, sys.stdin = self.out, self.err, _NoStdin()  # type: ignore[assignment]
+        sys.stdout, sys.stderr, sys.stdin = self.out, self.err, _NoStdin()
         sys.__stdout__, sys.__stderr__ = self.out, self.err  # type: ignore[misc, assignment]
         builtins.input = _no_input
         sys.argv = [""]
@@ -169,10 +169,8 @@ class Interpreter:
 
     def flush(self) -> None:
         for stream in (sys.stdout, sys.stderr, self.out):
-            try:
+            with contextlib.suppress(BaseException):  # the user may have put anything there
                 stream.flush()
-            except BaseException:  # noqa: S110 - the user may have put anything there
-                pass
 
     def _say(self, text: str) -> None:
         try:
@@ -195,7 +193,7 @@ class Interpreter:
             if value is not None:
                 space["_"] = value
                 if not code.rstrip().endswith(";"):
-                    print(_shown(value))
+                    print(repr(value))
 
 
 def _resolve(value: Any) -> Any:
@@ -205,11 +203,6 @@ def _resolve(value: Any) -> Any:
         if code.co_name == "<module>":
             return asyncio.run(value)
     return value
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text
 
 
 def _short_traceback(error: BaseException) -> str:

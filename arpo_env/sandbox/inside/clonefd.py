@@ -8,7 +8,6 @@ at the same address. What has its other end in another process (a child's pipe, 
 the clone sees it closed.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes

@@ -7,7 +7,6 @@ root to an otherwise unused range of user ids in a user namespace, so that nothi
 An ordinary user has one id to map; its sessions share it (see the tier table).
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import contextlib

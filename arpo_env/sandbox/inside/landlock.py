@@ -6,7 +6,6 @@ still be refused outside the session area, as would TCP and, on newer kernels, s
 https://docs.kernel.org/userspace-api/landlock.html
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes

@@ -6,7 +6,6 @@ one tmpfs at ``/home/agent``, so every session and every clone of it sees its ow
 Landlock closes to other lineages; the common path is a link to the descriptor each session holds on its own.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import contextlib
@@ -54,7 +53,7 @@ class Roots:
     def open(self, parent: Place | None, file_bytes: int) -> Place:
         if len(self._spare) > 8 or not self._free:
             if not self._spare:
-                raise OverflowError("every slot is taken")
+                raise OverflowError("all sessions this sandbox can hold are in use; close some")
             number = self._spare.popleft()
         else:
             number = self._free.popleft()
@@ -107,7 +106,7 @@ class Directories:
 
     def open(self, parent: Place | None, file_bytes: int) -> Place:
         if not self._free:
-            raise OverflowError("every slot is taken")
+            raise OverflowError("all sessions this sandbox can hold are in use; close some")
         lineage = parent.landlock if parent is not None else os.path.join(self._area, secrets.token_hex(16))
         path = os.path.join(lineage, secrets.token_hex(16))
         os.makedirs(path, 0o700)

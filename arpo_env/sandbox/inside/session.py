@@ -6,7 +6,6 @@ supervisor prepared for it, and only then says hello. Everything in a session is
 nothing it reports is believed beyond its own cell (see ``supervisor``).
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import contextlib
@@ -16,6 +15,7 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -95,7 +95,8 @@ class Runtime:
                 self._fork(nonce, json.loads(payload), fds)
 
     def _fork(self, nonce: bytes, order: dict[str, Any], fds: list[int]) -> None:
-        state = random.getstate()
+        alone = _is_alone()
+        state = None if alone else random.getstate()  # os.fork reseeds it
         held: list[clonefd.Held] = []
         saved: dict[int, bytes] = {}
         self.interpreter.flush()
@@ -107,7 +108,7 @@ class Runtime:
                 saved = clonefd.save_deleted(held)
             cwd = "" if self.is_zygote else os.readlink("/proc/self/cwd")
             base = os.readlink(f"/proc/self/fd/{HOME_FD}") if order["root"] is False and cwd else ""
-            pid = _fork_process()
+            pid = sysapi.fork_sibling() if alone else _fork_with_threads()
         except OSError as error:
             for fd in (sync_r, sync_w, *fds):
                 os.close(fd)
@@ -139,9 +140,10 @@ class Runtime:
             except OSError:  # it was removed, and the clone cannot stand in a directory without a name
                 os.chdir(order["home"])
             clonefd.detach(held, saved, os.environ["TMPDIR"])
+            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
             if fresh:
                 _seed(order["seed"])
-            else:
+            elif state is not None:
                 random.setstate(state)
             self.channel.report(nonce, HELLO, os.getuid())
         except BaseException as error:
@@ -205,12 +207,15 @@ def _show_home(home: str) -> None:
     getcwd, getcwdb, realpath = os.getcwd, os.getcwdb, os.path.realpath
     os.getcwd = lambda: shown(getcwd())
     os.getcwdb = lambda: shown(getcwdb())
-    os.path.realpath = lambda *a, **k: shown(realpath(*a, **k))  # type: ignore[assignment]
+    os.path.realpath = lambda *a, **k: shown(realpath(*a, **k))
 
 
-def _fork_process() -> int:
-    if threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1 and sysapi.SUPPORTED:
-        return sysapi.fork_sibling()
+def _is_alone() -> bool:
+    """Does this process have one thread, so that it can be forked without it noticing?"""
+    return threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1 and sysapi.SUPPORTED
+
+
+def _fork_with_threads() -> int:
     with warnings.catch_warnings():  # Python 3.12 warns of forking with threads; ours die, as documented
         warnings.simplefilter("ignore")
         return os.fork()
@@ -235,6 +240,19 @@ def _seed(seed: int) -> None:
         numpy.random.seed(seed % 2**32)
 
 
+#: Packages load and cache much at their first use; done once here, it is done for every session.
+_FIRST_USES = {
+    "numpy": "import numpy, numpy.random, numpy.linalg\n"
+    "numpy.random.seed(0); numpy.linalg.solve(numpy.eye(2), numpy.ones(2)); str(numpy.arange(3.0) * 2)",
+    "sympy": "import sympy\nx, y = sympy.symbols('x y')\n"
+    "str(sympy.diff(x**2 * sympy.sin(x), x)); str(sympy.expand((x + 1)**2)); str(sympy.factor(x**2 - 1))\n"
+    "sympy.solve(x**2 - 2, x); sympy.solve([x + y - 1, x - y], [x, y])\n"
+    "sympy.simplify(sympy.sin(x)**2 + sympy.cos(x)**2)\n"
+    "sympy.integrate(x * sympy.exp(x), x); sympy.Matrix([[1, 2], [3, 4]]).det(); sympy.sqrt(8); sympy.Rational(1, 3)\n"
+    "sympy.sympify('2*x + 1'); sympy.latex(x / 2); sympy.N(sympy.pi, 5); sympy.factorint(12); sympy.isprime(7)",
+}
+
+
 def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
     """Become the zygote: preload, give up every privilege not needed to fork, serve. Never returns."""
     channel = Channel(rfd)
@@ -243,8 +261,9 @@ def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
             loaded.append(name)
-    if "numpy" in sys.modules:  # loaded lazily otherwise, in every single session
-        importlib.import_module("numpy.random").seed(0)
+    for name in loaded:
+        with contextlib.suppress(Exception):  # only a head start: what is missing here is loaded when used
+            exec(_FIRST_USES.get(name, ""), {})
     gate: int | None = None
     problems: list[str] = []
     if config["harden"] and not config["own_users"]:
@@ -264,6 +283,9 @@ def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
     Runtime(channel, config).loop()
 
 
+_HOT = re.compile(r"/(python3[^/]*|libpython3[^/]*|libc[.-][^/]*)\n")
+
+
 def _warm_up() -> None:
     """Touch now what every session would have to fault in by itself.
 
@@ -276,7 +298,7 @@ def _warm_up() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for fields in maps:
-        if len(fields) < 6 or not fields[5].startswith("/") or fields[1] not in ("r-xp", "r--p"):
+        if len(fields) < 6 or fields[1] not in ("r-xp", "r--p") or not _HOT.search(fields[5]):
             continue
         low, high = (int(x, 16) for x in fields[0].split("-"))
         protection = 5 if "x" in fields[1] else 1

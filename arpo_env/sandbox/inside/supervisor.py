@@ -9,16 +9,13 @@ can do anyway, by printing), and about nothing else.
 One thread, one epoll loop, no call that a session could make wait.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import itertools
 import json
 import os
-import re
 import resource
 import secrets
 import selectors
@@ -28,63 +25,15 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from . import cell, places, seccomp, session, sysapi, wire
+from . import cell, census, judge, places, seccomp, session, sysapi, wire
 from .capture import Capture
+from .records import Birth, Process, Session
 
 #: Seconds an interrupted cell gets to end by itself, and a fork to complete.
 GRACE, FORK_SECONDS = 0.5, 10.0
 CAPACITY = 1024
-_ZYGOTE_UID = 999
-_TAG_LINE = re.compile(rb"^Max file locks\s+(\d+)", re.MULTILINE)
-_REAL_UID = re.compile(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILINE)
-
-
-@dataclass(eq=False, slots=True)
-class Process:
-    """One interpreter process as the supervisor sees it."""
-
-    sock: socket.socket
-    pid: int = 0
-    outbox: bytearray = field(default_factory=bytearray)
-    fds: list[int] = field(default_factory=list)
-    inbox: bytearray = field(default_factory=bytearray)
-
-
-@dataclass(eq=False, slots=True)
-class Session:
-    """One session: a process that may be replaced, and the request it is working on."""
-
-    sid: int
-    seed: int
-    limits: dict[str, Any]
-    place: places.Place
-    process: Process
-    out: int
-    tag: int
-    state: str = "starting"  # starting, idle, running, grace, forking, dead
-    owed: set[bytes] = field(default_factory=set)  # forks it has still to report
-    nonce: bytes = b""
-    request: int = 0
-    capture: Capture | None = None
-    token: int = 0  # outdates deadlines
-    note: str = ""  # why the interpreter was lost while nobody was looking
-    seconds: float = 0.0
-    placed: bool = True
-    ended: int | None = None  # wait status, once known
-
-
-@dataclass(eq=False, slots=True)
-class Birth:
-    """A fork on its way: what the gate may grant for it, and who waits for it."""
-
-    child: Session
-    parent: Session | None
-    done: Callable[[str | None], None]
-    may_chroot: bool
-    may_setuid: bool
 
 
 class Supervisor:
@@ -176,7 +125,7 @@ class Supervisor:
                 "bundle": self.config["bundle"], "entry": "session",
                 "config": {"preload": self.config["preload"], "harden": self.config["harden"],
                            "own_roots": self.place.own_roots, "own_users": self.own_users,
-                           "zygote_uid": _ZYGOTE_UID},
+                           "zygote_uid": judge.ZYGOTE_UID},
             }  # fmt: skip
             ours.sendall(wire.pack(order))
             head, fds, _flags, _addr = socket.recv_fds(ours, 4, 4, socket.MSG_CMSG_CLOEXEC)
@@ -185,6 +134,8 @@ class Supervisor:
                 self.zygote = Process(ours, pid)
                 ours.setblocking(False)
                 self.gate = fds[0] if fds else None
+                if self.gate is not None:
+                    seccomp.wake_in_step(self.gate)
                 return hello
             ours.close()
             _, status = os.waitpid(pid, 0)
@@ -261,8 +212,8 @@ class Supervisor:
 
     def _op_ping(self, order: dict[str, Any]) -> None:
         alive, zombies = 0, 0
-        for pid in _descendants():
-            if self._is_zombie(pid):
+        for pid in census.descendants():
+            if census.is_zombie(pid):
                 zombies += 1
             else:
                 alive += 1
@@ -344,7 +295,9 @@ class Supervisor:
         child.process, child.out = Process(ours), out_r
         child.state, child.nonce = "starting", secrets.token_bytes(16)
         own_roots, own_users = self.place.own_roots, self.own_users
-        nproc = child.limits["processes"] + 1 if own_users else self.config["shared_processes"]
+        nproc = child.limits["processes"] + 1
+        if not own_users:  # one user id for all: counted by the gate, or else bounded together
+            nproc = 0 if self.gate is not None else self.config["shared_processes"]
         order = {
             "root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work",
             "limits": child.limits, "nproc": nproc, "seed": child.seed,
@@ -383,9 +336,7 @@ class Supervisor:
         """Does the kernel agree that this process became what it was told to become?"""
         try:
             if self.own_users:
-                with open(f"/proc/{pid}/status", "rb") as f:
-                    found = _REAL_UID.search(f.read())
-                if found is None or {int(x) for x in found.groups()} != {child.place.uid}:
+                if set(census.users_of(pid)) != {child.place.uid}:
                     return "the fork did not take the user it was given"
             else:
                 with contextlib.suppress(OSError, ValueError):
@@ -498,7 +449,7 @@ class Supervisor:
                         break
                     status = None
                     time.sleep(0.0005)
-        self._lose(who, "the interpreter " + _end(status))
+        self._lose(who, "the interpreter " + census.how_it_ended(status))
 
     def _lose(self, who: Session, why: str) -> None:
         """The interpreter is gone or no longer to be trusted: kill what is left, replace it if a cell waits."""
@@ -508,6 +459,8 @@ class Supervisor:
         if running:
             self._drain(who, who.capture)
         self._kill(who)
+        with contextlib.suppress(KeyError, ValueError):
+            self.poll.unregister(who.process.sock)  # its end would be news for ever
         who.state, who.note, who.nonce = "dead", why, b""
         who.token = next(self.count)
         if running:
@@ -675,39 +628,13 @@ class Supervisor:
 
     def _members(self, who: Session) -> list[int]:
         if not self.own_users:
-            return self._tagged(who.tag)
+            return census.tagged(who.tag)
         found = []
-        for pid in _descendants():
+        for pid in census.descendants():
             with contextlib.suppress(OSError):
-                if self._uid(pid) == who.place.uid:
+                if census.user_of(pid) == who.place.uid:
                     found.append(pid)
-        return [p for p in found if not self._is_zombie(p)]
-
-    @staticmethod
-    def _uid(pid: int) -> int:
-        with open(f"/proc/{pid}/status", "rb") as f:
-            found = _REAL_UID.search(f.read())
-        return -1 if found is None else int(found[1])
-
-    @staticmethod
-    def _is_zombie(pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as f:
-                return f.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-        except OSError:
-            return True
-
-    def _tagged(self, tag: int) -> list[int]:
-        return [pid for pid in _descendants() if self._tag(pid) == tag and not self._is_zombie(pid)]
-
-    @staticmethod
-    def _tag(pid: int) -> int:
-        try:
-            with open(f"/proc/{pid}/limits", "rb") as f:
-                found = _TAG_LINE.search(f.read())
-        except OSError:
-            return -1
-        return -1 if found is None else int(found[1])
+        return [p for p in found if not census.is_zombie(p)]
 
     # --- the kernel's news ---------------------------------------------------------------------------------
 
@@ -752,112 +679,8 @@ class Supervisor:
         assert self.gate is not None
         request = seccomp.receive(self.gate)
         if request is not None:
-            try:
-                self._judge(request)
-            except (OSError, ValueError):
-                request.answer(errno.EPERM)
-
-    def _judge(self, request: seccomp.Request) -> None:
-        nr = request.nr
-        if nr in (sysapi.NR["chroot"], sysapi.NR["setresuid"]):
-            # Registers of 32-bit arguments may carry rubbish above.
-            wanted = {a & 0xFFFFFFFF for a in request.args[:3]}
-            for birth in self.births.values():
-                if not self._comes_from(request.pid, birth):
-                    continue
-                if nr == sysapi.NR["chroot"] and birth.may_chroot:
-                    birth.may_chroot = False
-                    request.proceed()
-                    return
-                if nr == sysapi.NR["setresuid"] and birth.may_setuid and wanted == {birth.child.place.uid}:
-                    birth.may_setuid = False
-                    request.proceed()
-                    return
-            request.answer(errno.EPERM)
-            return
-        self._judge_signal(request)
-
-    def _comes_from(self, pid: int, birth: Birth) -> bool:
-        """Is ``pid`` a fork of the birth's parent that has not yet become the child?"""
-        if birth.parent is None:
-            source_uid, source_pid = _ZYGOTE_UID, self.zygote.pid
-        else:
-            source_uid, source_pid = birth.parent.place.uid or 0, birth.parent.process.pid
-        if pid == source_pid:
-            return False
-        return not self.own_users or self._uid(pid) == source_uid
-
-    def _judge_signal(self, request: seccomp.Request) -> None:
-        """Where sessions share a user id: signals reach only processes that carry the sender's own tag."""
-        name = next(n for n in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
-                    if sysapi.NR[n] == request.nr)  # fmt: skip
-        target = struct.unpack("=i", struct.pack("=I", request.args[0] & 0xFFFFFFFF))[0]
-        own = self._tag(request.pid)
-        if own < 0:
-            request.answer(errno.EPERM)
-            return
-        if target > 0:
-            if self._tag(target if name != "tkill" else _process_of(target)) == own:
-                request.proceed()
-            else:
-                request.answer(errno.EPERM)
-            return
-        number = request.args[1] & 0xFFFFFFFF
-        if name != "kill":
-            request.answer(errno.EINVAL)
-            return
-        # A group or everybody: the kernel would not stop at the session, so it is done here, one by one.
-        group = os.getpgid(request.pid) if target == 0 else -target
-        hit = 0
-        for pid in self._tagged(own):
-            if target == -1 and pid == request.pid:
-                continue
-            with contextlib.suppress(OSError):
-                if target == -1 or os.getpgid(pid) == group:
-                    os.kill(pid, number)
-                    hit += 1
-        request.answer(0 if hit else errno.ESRCH)
-
-
-def _descendants() -> list[int]:
-    """Every process below this one; orphans come to us too, as process 1 or as their subreaper."""
-    found: list[int] = []
-    todo = [os.getpid()]
-    while todo:
-        pid = todo.pop()
-        try:
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children") as f:
-                    children = [int(x) for x in f.read().split()]
-                found += children
-                todo += children
-        except FileNotFoundError:
-            if not os.path.exists("/proc/self/task"):
-                raise
-            if pid == os.getpid():  # a kernel without the list of children
-                return [int(n) for n in os.listdir("/proc") if n.isdigit() and int(n) != pid]
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def _process_of(thread: int) -> int:
-    with open(f"/proc/{thread}/status") as f:
-        for line in f:
-            if line.startswith("Tgid:"):
-                return int(line.split()[1])
-    return -1
-
-
-def _end(status: int | None) -> str:
-    if status is None:
-        return "died"
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(number).name}"
-        return f"was killed by signal {number}"
-    return f"exited with code {os.WEXITSTATUS(status)}"
+            births = list(self.births.values())
+            judge.decide(request, births, self.sessions.values(), self.own_users, self.zygote.pid)
 
 
 def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:

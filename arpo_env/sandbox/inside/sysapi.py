@@ -4,7 +4,6 @@ Numbers are per architecture (x86-64 and AArch64); on any other machine :data:`S
 layers that need them are reported as missing, never skipped in silence.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import ctypes
@@ -24,7 +23,8 @@ _BOTH = {
     "io_uring_register": 427, "quotactl_fd": 443,
 }  # fmt: skip
 _X86 = {
-    "clone": 56, "socket": 41, "ptrace": 101, "syslog": 103, "setuid": 105, "setgid": 106, "setreuid": 113,
+    "clone": 56, "fork": 57, "vfork": 58,
+    "socket": 41, "ptrace": 101, "syslog": 103, "setuid": 105, "setgid": 106, "setreuid": 113,
     "setregid": 114, "setgroups": 116, "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
     "kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "shmget": 29,
     "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "msgget": 68, "msgsnd": 69, "msgrcv": 70,
@@ -144,10 +144,12 @@ def raw_setresuid(uid: int) -> None:
 
 
 def fork_sibling() -> int:
-    """``os.fork``, but the child's parent is OUR parent: no child to reap or to wait for shows up here.
+    """Fork the calling process without the program noticing; the child's parent is OUR parent. 0 in the child.
 
-    Only for a process with one thread: it calls ``clone`` without glibc's fork handlers (which only
-    serve locks that other threads may hold), and with Python's own. Returns 0 in the child.
+    Only for a process with a single thread. Two things differ from ``os.fork``, both on purpose. CLONE_PARENT: no
+    child to reap or to wait for shows up here, so ``os.wait()`` means the same to both copies. And no fork handlers
+    run, neither glibc's nor Python's: they repair locks that other threads may hold (there are none) and reseed
+    ``random``, which a clone must not.
     """
     address = ctypes.c_void_p()
     zero = ctypes.c_ulong(0)
@@ -155,15 +157,5 @@ def fork_sibling() -> int:
     # CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID: what glibc's fork() passes, plus CLONE_PARENT
     flags = ctypes.c_ulong(0x8000 | 0x1000000 | 0x200000 | signal.SIGCHLD)
     null = ctypes.c_void_p(0)
-    number = ctypes.c_long(NR["clone"])
     last = (address, null) if MACHINE == "x86_64" else (null, address)  # AArch64 swaps tls and child_tid
-    ctypes.pythonapi.PyOS_BeforeFork()
-    pid = int(_lib.syscall(number, flags, null, null, *last))
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-        return 0
-    error = ctypes.get_errno()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
-    if pid < 0:
-        raise OSError(error, f"clone: {os.strerror(error)}")
-    return pid
+    return check(_lib.syscall(ctypes.c_long(NR["clone"]), flags, null, null, *last), "clone")

@@ -4,7 +4,6 @@ The tree is written by hostile code: links are copied as links and never followe
 directory descriptor, and the numbers of entries and levels are bounded.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import contextlib

@@ -3,7 +3,6 @@
 No pickle anywhere: a frame that comes out of the isolation can hold numbers and text, never code.
 """
 
-# ruff: noqa: PTH - raw descriptors and calls of the os module are the subject here
 from __future__ import annotations
 
 import json

@@ -1,0 +1,99 @@
+"""Who is running inside: read from /proc, which the kernel writes and no session can.
+
+A session's processes carry its *tag*: the value of a resource limit that Linux has not used since 2.4, that forks and
+execs inherit, that the seccomp filter keeps sessions from changing, and that anyone may read. So a daemon that left
+its process group, its terminal and its parent is still known for whose it is, even where all share one user id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+
+_TAG = re.compile(rb"^Max file locks\s+(\d+)", re.MULTILINE)
+_UID = re.compile(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILINE)
+
+
+def users_of(pid: int) -> list[int]:
+    """Real, effective, saved and file-system user of ``pid``. Raises ``OSError`` when it is gone."""
+    with open(f"/proc/{pid}/status", "rb") as f:
+        found = _UID.search(f.read())
+    return [] if found is None else [int(x) for x in found.groups()]
+
+
+def user_of(pid: int) -> int:
+    return next(iter(users_of(pid)), -1)
+
+
+def is_zombie(pid: int) -> bool:
+    """Dead but not yet reaped, or gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return f.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def threads_of(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
+
+
+def tag_of(pid: int) -> int:
+    """The tag of ``pid``; -1 when it has none or is gone."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as f:
+            found = _TAG.search(f.read())
+    except OSError:
+        return -1
+    return -1 if found is None else int(found[1])
+
+
+def tagged(tag: int) -> list[int]:
+    """Every living process that carries ``tag``."""
+    return [pid for pid in descendants() if tag_of(pid) == tag and not is_zombie(pid)]
+
+
+def descendants() -> list[int]:
+    """Every process below this one; orphans come to us too, as process 1 or as their subreaper."""
+    found: list[int] = []
+    todo = [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as f:
+                    children = [int(x) for x in f.read().split()]
+                found += children
+                todo += children
+        except FileNotFoundError:
+            if not os.path.exists("/proc/self/task"):
+                raise
+            if pid == os.getpid():  # a kernel without the list of children
+                return [int(n) for n in os.listdir("/proc") if n.isdigit() and int(n) != pid]
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def process_of(thread: int) -> int:
+    with open(f"/proc/{thread}/status") as f:
+        for line in f:
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    return -1
+
+
+def how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "died"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(number).name}"
+        return f"was killed by signal {number}"
+    return f"exited with code {os.WEXITSTATUS(status)}"
