@@ -2,7 +2,7 @@
 
 >>> import arpo_algo
 >>> arpo_algo.make("arpo", M=16, N=8, attribution="hard")  # doctest: +ELLIPSIS
-ARPO(M=16, N=8, ...)
+ARPO(M=16, ..., N=8, ..., attribution='hard', ...)
 
 Importing this package does not import torch; its modules do when they are used.
 """

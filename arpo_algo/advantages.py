@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from arpo_algo.errors import TrainingError
+from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.packing import Credit
-from arpo_algo.tree import Tree
+from arpo_algo.tree import Node, Tree
 
 EPS = 1e-6
 
@@ -68,14 +68,81 @@ def hard(tree: Tree, per_leaf: Sequence[float]) -> Credit:
     return {(path[-1].id, node.id): total[node.id] / count[node.id] for path in paths for node in path}
 
 
+def leave_one_out(values: Sequence[float]) -> list[float]:
+    """Â_i = r_i − mean of the others = G/(G−1)·(r_i − mean)  (RLOO, Ahmadian et al. 2024, arXiv 2402.14740, Eq. 8)."""
+    n = len(values)
+    mean = sum(values) / max(n, 1)
+    return [n / (n - 1) * (v - mean) for v in values] if n > 1 else [0.0] * n
+
+
+def actions(tree: Tree) -> dict[tuple[int, int], Node]:
+    """(leaf, action node) -> node, trajectory by trajectory: the keys of a credit."""
+    return {(leaf.id, n.id): n for leaf in tree.leaves() for n in tree.path(leaf.id) if n.kind == "action"}
+
+
+def whitened(trees: Sequence[Tree], credits: Sequence[Credit]) -> list[Credit]:
+    """(A − mean)/std over all loss terms of the batch, every token of every trajectory once.
+
+    The sample variance, as in REINFORCE++'s code. Zeros when all are equal.
+    """
+    nodes = [actions(tree) for tree in trees]
+    flat = [x for own, credit in zip(nodes, credits, strict=True) for k, n in own.items() for x in spread(credit[k], n)]
+    count = len(flat)
+    mean = sum(flat) / max(count, 1)
+    std = math.sqrt(sum((x - mean) ** 2 for x in flat) / max(count - 1, 1))
+
+    def white(a: float | Sequence[float]) -> float | list[float]:
+        if isinstance(a, Sequence):
+            return [white_one(x) for x in a]
+        return white_one(a)
+
+    def white_one(x: float) -> float:
+        return (x - mean) / (std + EPS) if std > EPS else 0.0
+
+    return [{key: white(a) for key, a in credit.items()} for credit in credits]
+
+
+def spread(advantage: float | Sequence[float], node: Node) -> list[float]:
+    """One number a token of ``node``."""
+    return list(advantage) if isinstance(advantage, Sequence) else [advantage] * len(node.tokens)
+
+
+def kl_of(node: Node, estimator: Literal["k1", "k2", "k3"]) -> list[float]:
+    """Estimates of KL(π ‖ π_ref) at each token of an action, from the sampled token alone (Schulman 2020).
+
+    With d = ln π − ln π_ref:  k1 = d,  k2 = d²/2,  k3 = e^(−d) − 1 + d.  π is the policy that sampled.
+
+    Raises:
+        TrainingError: the node has no reference log-probs.
+    """
+    if len(node.ref_logprobs) != len(node.tokens):
+        raise TrainingError(f"node {node.id} has no reference log-probs; Learner.annotate writes them")
+    d = [p - q for p, q in zip(node.logprobs, node.ref_logprobs, strict=True)]
+    if estimator == "k1":
+        return d
+    if estimator == "k2":
+        return [x * x / 2 for x in d]
+    return [math.exp(-x) - 1 + x for x in d]
+
+
 def term_weights(
-    trees: Sequence[Tree], aggregation: Literal["token", "sequence"], *, shared_once: bool = False
+    trees: Sequence[Tree],
+    aggregation: Literal["token", "sequence", "fixed"],
+    *,
+    shared_once: bool = False,
+    length: int | None = None,
 ) -> list[dict[tuple[int, int], float]]:
     """What each loss term weighs, so that the weighted sum over a mini-batch is the mean wanted.
 
     ``token``: 1 / (terms of the mini-batch). ``sequence``: (1/G)·(1/|y_i|), G the trajectories of the mini-batch.
+    ``fixed``: (1/G)·(1/``length``), a constant instead of |y_i| (Dr. GRPO); these do not sum to 1.
     ``shared_once`` multiplies by 1/d: a prefix shared by d trajectories counts once, not d times.
+
+    Raises:
+        ConfigError: ``fixed`` without a length.
     """
+    if aggregation == "fixed" and not length:
+        raise ConfigError(f"aggregation='fixed' divides by a constant length >= 1, got length={length}")
     leaves = sum(len(t.leaves()) for t in trees)
     raw: list[dict[tuple[int, int], float]] = []
     total = 0.0
@@ -87,8 +154,9 @@ def term_weights(
             share = {n.id: 1.0 / count[n.id] if shared_once else 1.0 for n in path}
             mass = sum(share[n.id] * len(n.tokens) for n in path)
             total += mass
+            divisor = {"token": 1.0, "sequence": leaves * mass, "fixed": leaves * float(length or 1)}[aggregation]
             for n in path:
-                weights[leaf.id, n.id] = share[n.id] / (leaves * mass) if aggregation == "sequence" else share[n.id]
+                weights[leaf.id, n.id] = share[n.id] / divisor
         raw.append(weights)
     if aggregation == "token":
         raw = [{key: w / total for key, w in weights.items()} for weights in raw]

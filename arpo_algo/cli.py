@@ -207,7 +207,9 @@ def _play(args: argparse.Namespace) -> int:
 
 
 def _view(args: argparse.Namespace) -> int:
-    from arpo_algo import report
+    from arpo_algo.report.build import build_report
+    from arpo_algo.report.serve import serve
+    from arpo_algo.report.terminal import render_tree
 
     if not args.folder.is_dir():
         raise ConfigError(f"run folder {str(args.folder)!r} is not there")
@@ -218,12 +220,12 @@ def _view(args: argparse.Namespace) -> int:
         from arpo_algo.runfolder import read_trees
 
         for tree in read_trees(files[-1]):
-            console.print(report.terminal.render_tree(tree))
+            console.print(render_tree(tree))
         return 0
     if args.serve:
-        report.serve(args.folder, port=args.port)
+        serve(args.folder, port=args.port)
         return 0
-    console.print(f"Report: [bold]{report.build_report(args.folder)}[/]")
+    console.print(f"Report: [bold]{build_report(args.folder)}[/]")
     return 0
 
 

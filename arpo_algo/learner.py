@@ -18,7 +18,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from arpo_algo.advantages import term_weights
+from arpo_algo.advantages import soft, term_weights
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.branching import BranchingRule
 from arpo_algo.errors import ConfigError, TrainingError, unknown
@@ -31,7 +31,18 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Algorithm(Protocol):
-    """What the trainer knows of an algorithm: data and two pure functions; no model, no IO."""
+    """What the trainer knows of an algorithm: data and two pure functions; no model, no IO.
+
+    Optional attributes and methods, read with ``getattr`` (:mod:`arpo_algo.algorithms.base` has them all):
+
+    * ``needs``: a set of what the learner must provide: ``"reference"`` (``Node.ref_logprobs``,
+      ``LossBatch.ref_logp``), ``"values"`` (a value head; ``Node.value``, ``LossBatch.value``), ``"entropy"`` (a
+      gradient through ``LossBatch.entropy``).
+    * ``dense``: the loss has a gradient also where every advantage is zero, so no tree may be skipped.
+    * ``returns(trees)``: what the value head should predict, shaped like credits. ``value_lr``: its learning rate.
+    * ``length``: the constant of ``aggregation="fixed"``.
+    * ``keep(tree)`` and ``rounds``: the trainer replaces groups that are not kept, ``rounds`` times at most.
+    """
 
     @property
     def M(self) -> int: ...
@@ -40,7 +51,7 @@ class Algorithm(Protocol):
     @property
     def branching(self) -> BranchingRule: ...
     @property
-    def aggregation(self) -> Literal["token", "sequence"]: ...
+    def aggregation(self) -> Literal["token", "sequence", "fixed"]: ...
     @property
     def shared_once(self) -> bool: ...
 
@@ -96,14 +107,26 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fl
 
 @dataclass
 class TokenOutput:
-    """Log-prob (with gradient) and entropy (without) of each loss token, both [U] float32."""
+    """Log-prob (with gradient), entropy and value of each loss token, all [U] float32."""
 
     logp: torch.Tensor
     entropy: torch.Tensor
+    value: torch.Tensor | None = None
 
 
-def score(model: PreTrainedModel, packed: Pack, *, temperature: float = 1.0, head_rows: int = 512) -> TokenOutput:
-    """Log-probs of a pack's loss tokens under softmax(z / temperature)."""
+def score(
+    model: PreTrainedModel,
+    packed: Pack,
+    *,
+    temperature: float = 1.0,
+    head_rows: int = 512,
+    value_head: torch.nn.Module | None = None,
+    entropy_gradient: bool = False,
+) -> TokenOutput:
+    """Log-probs of a pack's loss tokens under softmax(z / temperature).
+
+    Entropies carry a gradient only where asked for: it costs a vocabulary-sized tensor a row.
+    """
     hidden = model.base_model(
         input_ids=packed.tokens[None], position_ids=packed.positions[None], use_cache=False, plan=packed.plan()
     ).last_hidden_state[0]
@@ -115,7 +138,7 @@ def score(model: PreTrainedModel, packed: Pack, *, temperature: float = 1.0, hea
             logits = logits / temperature
         logp_all = torch.log_softmax(logits, -1)
         logp = logp_all.gather(-1, target[:, None])[:, 0]
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropy = -(logp_all.exp() * logp_all).sum(-1)
         return logp, entropy
 
@@ -129,17 +152,28 @@ def score(model: PreTrainedModel, packed: Pack, *, temperature: float = 1.0, hea
             logp, entropy = rows(h, target)
         logps.append(logp)
         entropies.append(entropy)
-    return TokenOutput(torch.cat(logps), torch.cat(entropies))
+    value = None if value_head is None else value_head(hidden[packed.source].float())[:, 0]
+    return TokenOutput(torch.cat(logps), torch.cat(entropies), value)
 
 
 class Learner:
-    """Owns the optimiser of one model.
+    """Owns the optimiser of one model, and the value head and the reference model of algorithms that need them.
+
+    Args:
+        algorithm: what is trained with; only its ``needs`` are looked at (see :class:`Algorithm`).
 
     Raises:
         ConfigError: an unsupported architecture.
     """
 
-    def __init__(self, model: PreTrainedModel, config: LearnerConfig, *, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: LearnerConfig,
+        *,
+        temperature: float = 1.0,
+        algorithm: Algorithm | None = None,
+    ) -> None:
         use_arpo_attention(model)
         self.model = model
         self.config = config
@@ -152,7 +186,22 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
+        self.value_head: torch.nn.Linear | None = None
+        if "values" in getattr(algorithm, "needs", ()):
+            self.value_head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1, device=self.device)
+            torch.nn.init.zeros_(self.value_head.weight)
+            torch.nn.init.zeros_(self.value_head.bias)
+            own = list(self.value_head.parameters())
+            self.parameters += own
+            rate = getattr(algorithm, "value_lr", config.lr)
+            self.optimizer.add_param_group({"params": own, "lr": rate, "base_lr": rate})
+        self.reference: PreTrainedModel | None = None
         self.steps = 0
+
+    def set_reference(self, model: PreTrainedModel) -> None:
+        """The frozen policy of a KL penalty; needed before the first update of an algorithm that asks for it."""
+        use_arpo_attention(model)
+        self.reference = model.train(False).requires_grad_(False)
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.precision == "bfloat16":
@@ -173,10 +222,13 @@ class Learner:
         Raises:
             TrainingError: a non-finite loss or gradient.
         """
+        self.annotate(trees, algorithm)
         credits = algorithm.advantages(trees)
+        returns = algorithm.returns(trees) if hasattr(algorithm, "returns") else [None] * len(trees)
         size = self.config.mini_batch or len(trees)
         batches = [
-            self._batch(trees[i : i + size], credits[i : i + size], algorithm) for i in range(0, len(trees), size)
+            self._batch(trees[i : i + size], credits[i : i + size], algorithm, returns[i : i + size])
+            for i in range(0, len(trees), size)
         ]
         self.model.train()
         several = len(batches) * self.config.epochs > 1
@@ -187,20 +239,61 @@ class Learner:
         total = sum(len(packs) for packs, _ in rounds)
         done = 0
         for packs, index in rounds:
+            mass = sum(float(p.weight.sum()) for p in packs)
             for j, packed in enumerate(packs):
-                self._accumulate(packed, algorithm, None if old is None else old[index][j], sums)
+                self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)
                 done += 1
                 if progress is not None:
                     progress(done, total)
             sums["grad_norm"] = sums.get("grad_norm", 0.0) + self.optimizer_step()
         return {key: value / len(rounds) for key, value in sums.items()}
 
-    def _batch(self, trees: Sequence[Tree], credits: Sequence[Credit], algorithm: Algorithm) -> list[Pack]:
-        weights = term_weights(trees, algorithm.aggregation, shared_once=algorithm.shared_once)
+    def annotate(self, trees: Sequence[Tree], algorithm: Algorithm) -> None:
+        """Write what the algorithm needs of models into the nodes: reference log-probs, values.
+
+        Raises:
+            ConfigError: no reference model, or no value head (give ``Learner`` the algorithm).
+        """
+        needs = getattr(algorithm, "needs", frozenset[str]())
+        if not needs & {"reference", "values"}:
+            return
+        if "reference" in needs and self.reference is None:
+            raise ConfigError("a KL penalty needs a reference model: call learner.set_reference(model) first")
+        if "values" in needs and self.value_head is None:
+            raise ConfigError("this algorithm needs a value head: build the learner with Learner(…, algorithm=…)")
+        items = []
+        for tree in trees:
+            nothing = soft(tree, [0.0] * len(tree.leaves()))
+            items.append(Credited(tree, nothing, dict.fromkeys(nothing, 0.0)))
+        for group in split(items, self.config.pack_tokens):
+            packed = pack(group).to(self.device)
+            with torch.no_grad(), self.autocast():
+                if self.reference is not None and "reference" in needs:
+                    logp = score(self.reference, packed, temperature=self.temperature).logp.tolist()
+                    for node, first in packed.spans:
+                        node.ref_logprobs = logp[first : first + len(node.tokens)]
+                if "values" in needs:
+                    value = score(self.model, packed, value_head=self.value_head).value
+                    assert value is not None
+                    for node, first in packed.spans:
+                        node.value = float(value[first]) if node.tokens else 0.0
+
+    def _batch(
+        self,
+        trees: Sequence[Tree],
+        credits: Sequence[Credit],
+        algorithm: Algorithm,
+        returns: Sequence[Credit | None] | None = None,
+    ) -> list[Pack]:
+        weights = term_weights(
+            trees, algorithm.aggregation, shared_once=algorithm.shared_once, length=getattr(algorithm, "length", None)
+        )
         items = [
-            Credited(tree, credit, weight)
-            for tree, credit, weight in zip(trees, credits, weights, strict=True)
-            if any(credit.values())
+            Credited(tree, credit, weight, target)
+            for tree, credit, weight, target in zip(
+                trees, credits, weights, returns or [None] * len(trees), strict=True
+            )
+            if getattr(algorithm, "dense", False) or any(_any(a) for a in credit.values())
         ]
         return [pack(group).to(self.device) for group in split(items, self.config.pack_tokens)]
 
@@ -208,9 +301,17 @@ class Learner:
         with torch.no_grad(), self.autocast():
             return score(self.model, packed, temperature=self.temperature).logp
 
-    def _accumulate(self, packed: Pack, algorithm: Algorithm, old: torch.Tensor | None, sums: dict[str, float]) -> None:
+    def _accumulate(
+        self, packed: Pack, algorithm: Algorithm, old: torch.Tensor | None, sums: dict[str, float], mass: float
+    ) -> None:
         with self.autocast():
-            out = score(self.model, packed, temperature=self.temperature)
+            out = score(
+                self.model,
+                packed,
+                temperature=self.temperature,
+                value_head=self.value_head,
+                entropy_gradient="entropy" in getattr(algorithm, "needs", ()),
+            )
         loss = loss_of(packed, out, algorithm, old)
         if not torch.isfinite(loss.loss):
             raise TrainingError(f"the loss is {loss.loss.item()}; lower lr, or look at the last saved trees")
@@ -220,12 +321,13 @@ class Learner:
             w = packed.weight
             own = {
                 "loss": float(loss.loss.detach()),
-                "entropy": float((w * out.entropy[packed.term]).sum()),
+                "entropy": float((w * out.entropy.detach()[packed.term]).sum()),
                 # k1 and k3-type view of how far the engine's numbers are from the learner's (should be ~0)
                 "rollout_kl": float((w * (mismatch.exp() - 1 - mismatch)).sum()),
             }
         for key, value in {**own, **loss.metrics}.items():
-            sums[key] = sums.get(key, 0.0) + value
+            # All but the loss are means over what was computed, whatever the weights of the mini-batch sum to.
+            sums[key] = sums.get(key, 0.0) + (value if key == "loss" else value / mass)
 
     def optimizer_step(self) -> float:
         """Clip, step, clear; returns the gradient norm before clipping.
@@ -240,7 +342,7 @@ class Learner:
         self.steps += 1
         warm = min(1.0, self.steps / self.config.warmup_steps) if self.config.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * warm
+            group["lr"] = group.get("base_lr", self.config.lr) * warm
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -277,5 +379,12 @@ def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Ten
             packed.leaf,
             packed.node,
             packed.weight,
+            None if packed.ref_logp is None else packed.ref_logp[packed.term],
+            None if out.value is None else out.value[packed.term],
+            packed.returns,
         )
     )
+
+
+def _any(advantage: float | Sequence[float]) -> bool:
+    return any(advantage) if isinstance(advantage, Sequence) else bool(advantage)

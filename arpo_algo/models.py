@@ -138,7 +138,7 @@ def load(
         ConfigError: the name cannot be resolved or loaded.
     """
     source = resolve(name)
-    logging.disable_progress_bar()  # the run's own display is enough
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run's own display is enough
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)

@@ -10,7 +10,7 @@ token read the same log-prob, and the gradient adds up by itself. Normalisers co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from arpo_algo.attention import Segment, TreePlan
 from arpo_algo.errors import ConfigError
 from arpo_algo.tree import Node, Tree
 
-#: (leaf node id, action node id) -> advantage of that node's tokens in that leaf's trajectory.
-Credit = Mapping[tuple[int, int], float]
+#: (leaf node id, action node id) -> advantage of that node's tokens in that leaf's trajectory: one number for
+#: all of them, or one a token.
+Credit = Mapping[tuple[int, int], float | Sequence[float]]
 
 _MIN_SHARED = 8  # a shorter common prefix is not worth a segment of its own
 
@@ -31,6 +32,8 @@ class Pack:
 
     ``tokens``, ``positions`` [T]; ``source``, ``target``, ``rollout_logp`` [U]; ``term`` [R] indexes loss
     tokens; ``leaf``, ``node`` [R] number trajectories and nodes within the pack; ``advantage``, ``weight`` [R].
+    ``ref_logp`` [U] is there when every action has reference log-probs, ``returns`` [R] when a critic is trained.
+    ``spans``: each action node with its first loss token.
     """
 
     tokens: torch.Tensor
@@ -44,6 +47,9 @@ class Pack:
     node: torch.Tensor
     advantage: torch.Tensor
     weight: torch.Tensor
+    ref_logp: torch.Tensor | None = None
+    returns: torch.Tensor | None = None
+    spans: list[tuple[Node, int]] = field(default_factory=list)
 
     def plan(self) -> TreePlan:
         return TreePlan(self.segments, self.positions)
@@ -61,6 +67,8 @@ class Credited:
     credit: Credit
     #: (leaf, action node) -> weight of each of its terms in the loss's weighted sum.
     weight: Mapping[tuple[int, int], float]
+    #: What a critic should have predicted there, where one is trained.
+    returns: Credit | None = None
 
 
 def n_terms(tree: Tree) -> int:
@@ -78,6 +86,7 @@ def chains(tree: Tree) -> list[Tree]:
         for node in path[1:]:
             new = chain.add(at, node.kind, node.tokens)
             new.logprobs, new.entropies = list(node.logprobs), list(node.entropies)
+            new.ref_logprobs, new.value, new.text = list(node.ref_logprobs), node.value, node.text
             at = new.id
         chain.nodes[at].outcome = leaf.outcome
         out.append(chain)
@@ -135,6 +144,9 @@ class _Row:
         self.source: list[int] = []
         self.target: list[int] = []
         self.logp: list[float] = []
+        self.ref_logp: list[float] = []
+        self.returns: list[float] = []
+        self.spans: list[tuple[Node, int]] = []
         self.term: list[int] = []
         self.leaf: list[int] = []
         self.node: list[int] = []
@@ -164,6 +176,8 @@ class _Row:
                         self.source.append(before if i == 0 else len(self.tokens) + i - 1)
                         self.target.append(token)
                     self.logp += node.logprobs
+                    self.ref_logp += node.ref_logprobs
+                    self.spans.append((node, first_loss[node.id]))
                 self.tokens += own
                 self.positions += range(node.end - len(own), node.end)
                 if own:
@@ -186,7 +200,9 @@ class _Row:
                 self.term += range(first_loss[node.id], first_loss[node.id] + n)
                 self.leaf += [self.leaves] * n
                 self.node += [self.nodes + node.id] * n
-                self.advantage += [item.credit[key]] * n
+                self.advantage += _spread(item.credit[key], n)
+                if item.returns is not None:
+                    self.returns += _spread(item.returns[key], n)
                 self.weight += [item.weight[key]] * n
             self.leaves += 1
         self.nodes += len(tree.nodes)
@@ -204,4 +220,20 @@ class _Row:
             torch.tensor(self.node),
             torch.tensor(self.advantage),
             torch.tensor(self.weight),
+            torch.tensor(self.ref_logp) if len(self.ref_logp) == len(self.source) else None,
+            torch.tensor(self.returns) if len(self.returns) == len(self.term) else None,
+            self.spans,
         )
+
+
+def _spread(value: float | Sequence[float], n: int) -> list[float]:
+    """One number for ``n`` tokens, or one a token.
+
+    Raises:
+        ValueError: another number of values than tokens.
+    """
+    if isinstance(value, Sequence):
+        if len(value) != n:
+            raise ValueError(f"a credit has {len(value)} values for a node of {n} tokens")
+        return list(value)
+    return [value] * n

@@ -3,7 +3,8 @@
 A prompt has a budget of M trajectories. N start at the root. Right after each tool result the next turn's first
 k tokens are watched; if the rule says so, siblings are forked AT THAT NODE: ``env.clone()``, same prefix, its
 keys reused. They join the running batch at once. When all paths of a tree have ended short of M, the rest start
-at the root, all together.
+at the root, all together; or where an :class:`~arpo_algo.branching.Expanding` rule says, for which a copy of the
+environment as it was before each turn is kept until the tree is complete.
 
 No barrier: each trajectory goes on when its own tool has answered. Determinism without a barrier: a result is
 admitted ``tool_lag`` engine steps after its call, waiting if it must, so that the batches an engine sees depend
@@ -13,6 +14,7 @@ on counts and not on the clock. ``tool_lag=None`` admits results as they come (f
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 
-from arpo_algo.branching import BranchingRule, FairBudget, Never, Probe
+from arpo_algo.branching import BranchingRule, Expanding, FairBudget, ForkPoint, Never, Planning, Probe
 from arpo_algo.engines.base import Engine, Event, Finished, Request, Sampling
 from arpo_algo.entropy import normalised_mean
 from arpo_algo.errors import ConfigError
@@ -62,12 +64,20 @@ class RolloutConfig:
             raise ConfigError(f"N must be >= 1 root rollout, got {self.N}")
         if self.M < self.N:
             raise ConfigError(f"M={self.M} trajectories cannot hold N={self.N} root rollouts; need M >= N")
-        if self.branching.probe_tokens == 0 and self.M != self.N:
+        if self.branching.probe_tokens == 0 and self.M != self.N and not isinstance(self.branching, Expanding):
             raise ConfigError(f"branching that never forks needs M == N, got M={self.M}, N={self.N}")
         if self.max_turn_tokens < 1 or self.max_tokens < 1:
             raise ConfigError(f"token budgets must be >= 1, got {self.max_turn_tokens} and {self.max_tokens}")
         if self.tool_lag is not None and self.tool_lag < 0:
             raise ConfigError(f"tool_lag must be >= 0 or None, got {self.tool_lag}")
+
+
+@dataclass
+class _Turn:
+    """A turn as it began, kept so that an expanding rule can fork at it or inside it."""
+
+    branch: _Branch  # a copy: environment, random key and prefix from before the turn
+    said: list[int]  # this turn's tokens that lie above the node (it was cut)
 
 
 @dataclass
@@ -81,6 +91,10 @@ class _Group:
     roots: int = 0
     env: TextEnv | None = None  # as reset; cloned for each root
     stop: tuple[str, ...] = ()
+    n_roots: int = 1  # N of this tree
+    planned: bool = True  # N is known
+    waves: int = 0  # rounds of expansion so far
+    turns: dict[int, _Turn] = field(default_factory=dict)  # by action node; only for expanding rules
 
 
 @dataclass
@@ -99,6 +113,7 @@ class _Branch:
     forks_on_path: int = 0
     node: int | None = None  # the current turn's node
     decided: bool = False  # this turn's probe was looked at
+    said: list[int] = field(default_factory=list)  # tokens of the current turn that were inherited at a fork in it
     request: int | None = None  # the last finished request, held by the engine
 
 
@@ -220,8 +235,15 @@ class _Run:
         for request_id in self.running:
             self.engine.release(request_id)
         for group in self.groups:
-            if group.env is not None:
-                group.env.close()
+            self.close_group(group)
+
+    def close_group(self, group: _Group) -> None:
+        for turn in group.turns.values():
+            turn.branch.env.close()
+        group.turns.clear()
+        if group.env is not None:
+            group.env.close()
+            group.env = None
 
     def open_group(self, index: int, options: dict[str, Any]) -> None:
         env = self.sampler._spare.pop() if self.sampler._spare else self.sampler.make_env()
@@ -235,12 +257,18 @@ class _Run:
                 f"{self.config.max_tokens}; raise max_tokens or choose shorter tasks"
             )
         tree = Tree(info["task_id"], prompt, prompt_text=info["messages"][-1]["content"])
-        rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, index, _BUDGET]))
-        budget = FairBudget(self.config.M - self.config.N, self.config.N, rng)
-        group = _Group(index, tree, budget, [0] * self.config.N, env=env, stop=inner.stop_strings)
+        tree.meta["max_tokens"] = self.config.max_tokens
+        planning = isinstance(self.config.branching, Planning)
+        n = 1 if planning else self.config.N
+        group = _Group(index, tree, self.budget(index, n, n if planning else self.config.M), [0] * n, env=env)
+        group.stop, group.n_roots, group.planned = inner.stop_strings, n, not planning
         self.groups.append(group)
-        for _ in range(self.config.N):
-            self.start_root(group, may_fork=budget.forks > 0)
+        for _ in range(n):
+            self.start_root(group, may_fork=group.budget.forks > 0)
+
+    def budget(self, index: int, roots: int, trajectories: int) -> FairBudget:
+        rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, index, _BUDGET]))
+        return FairBudget(trajectories - roots, roots, rng)
 
     def start_root(self, group: _Group, *, may_fork: bool) -> None:
         assert group.env is not None
@@ -263,7 +291,7 @@ class _Run:
             Request(
                 request_id,
                 tuple(branch.prefix),
-                min(config.max_turn_tokens, config.max_tokens - len(branch.prefix)),
+                min(config.max_turn_tokens - len(branch.said), config.max_tokens - len(branch.prefix)),
                 branch.group.stop,
                 tuple(int(x) for x in seed.generate_state(4)),
                 config.sampling,
@@ -339,9 +367,14 @@ class _Run:
         node.logprobs += event.logprobs
         node.entropies += event.entropies
         node.text = event.text
+        if isinstance(self.config.branching, Expanding):
+            before = dataclasses.replace(branch, env=copy.deepcopy(branch.env), prefix=list(branch.prefix), node=None)
+            branch.group.turns[node.id] = _Turn(dataclasses.replace(before, request=None), list(branch.said))
+        text = self.decode([*branch.said, *event.tokens]) if branch.said else event.text
         branch.prefix += event.tokens
         branch.turn += 1
-        future = self.sampler._pool.submit(branch.env.step, event.text)
+        branch.said = []
+        future = self.sampler._pool.submit(branch.env.step, text)
         lag = self.config.tool_lag
         self.calls.append(_Call(branch, future, None if lag is None else self.steps + lag))
         branch.request = event.id  # its keys are held: the next turn continues them
@@ -392,22 +425,117 @@ class _Run:
         if self.on_leaf is not None:
             self.on_leaf(group.tree, node)
         group.live[branch.root] -= 1
-        if group.live[branch.root] == 0 and branch.root < self.config.N:
+        if group.live[branch.root] == 0 and branch.root < group.n_roots:
             group.budget.retire(branch.root)
         if any(group.live):
             return
-        # All paths have ended: fill up to M from the root, all at once.
-        ended = len(group.tree.leaves()) + len(group.tree.void_leaves())
-        for _ in range(self.config.M - ended):
-            self.start_root(group, may_fork=False)
+        # All paths have ended: fork them where the rule says, or fill up to M from the root, all at once.
+        missing = self.config.M - len(group.tree.leaves()) - len(group.tree.void_leaves())
+        if not group.planned:
+            self.plan(group)
+        elif missing and not self.expand(group, missing):
+            for _ in range(missing):
+                self.start_root(group, may_fork=False)
         if not any(group.live) and group.env is not None:
-            group.env.close()
-            self.sampler._spare.append(group.env)
-            group.env = None
+            env, group.env = group.env, None
+            env.close()
+            self.sampler._spare.append(env)
+            self.close_group(group)
+
+    # ------------------------------------------------------------------ rules that look at finished rollouts
+
+    def plan(self, group: _Group) -> None:
+        """The first rollout has ended: its entropies set N (:class:`~arpo_algo.branching.Planning`)."""
+        rule = self.config.branching
+        assert isinstance(rule, Planning)
+        turns = [n for n in group.tree.nodes if n.kind == "action" and n.entropies]
+        k = self.config.branching.probe_tokens
+        root, *tools = [normalised_mean(n.entropies, k, self.engine.vocab_size) for n in turns] or [0.0]
+        n = max(1, min(self.config.M, rule.plan_roots(self.config.M, root, tools)))
+        group.tree.meta["roots"] = n
+        group.planned, group.n_roots = True, n
+        group.budget = self.budget(group.index, n, self.config.M)
+        group.live += [0] * (n - len(group.live))
+        group.budget.retire(0)
+        for _ in range(n - 1):
+            self.start_root(group, may_fork=group.budget.forks > 0)
+
+    def expand(self, group: _Group, missing: int) -> bool:
+        """Fork finished rollouts where the rule says (:class:`~arpo_algo.branching.Expanding`); False: nowhere."""
+        rule = self.config.branching
+        if not isinstance(rule, Expanding):
+            return False
+        tree = group.tree
+        points = rule.expand(tree, missing, self.rng(group, (group.waves,), _EXPAND))[:missing]
+        # Cut first, fork afterwards: ids shift while cutting, node objects stay.
+        where: list[tuple[Node, int, list[ForkPoint]]] = []
+        for number in sorted({p.node for p in points}):
+            node = tree.nodes[number]
+            for offset in sorted({self.clean(group, node, p.offset) for p in points if p.node == number}):
+                same = [p for p in points if p.node == number and self.clean(group, node, p.offset) == offset]
+                where.append((node, offset, same))
+        at: dict[int, tuple[Node, int]] = {}  # original node (by identity) -> what is left of it, and where that begins
+        forks: list[tuple[Node, int]] = []  # (the node that siblings are beside, how many)
+        for node, offset, same in where:
+            rest, begin = at.get(id(node), (node, 0))
+            if offset > begin:
+                rest, begin = self.cut(group, rest, offset - begin), offset
+                at[id(node)] = (rest, begin)
+            forks.append((rest, len(same)))
+        for number, (beside, count) in enumerate(forks):
+            for sibling in range(count):
+                self.fork_ended(group, beside, (group.waves, number, sibling))
+        group.waves += 1
+        return bool(forks)
+
+    def clean(self, group: _Group, node: Node, offset: int) -> int:
+        """The nearest offset at or before ``offset`` that splits neither a character nor a stop tag."""
+        stops = [s[:i] for s in group.stop for i in range(1, len(s))]
+        while offset > 0:
+            text = self.decode([*group.turns[node.id].said, *node.tokens[:offset]])
+            if not text.endswith(("\ufffd", *stops)):
+                break
+            offset -= 1
+        return offset
+
+    def cut(self, group: _Group, node: Node, offset: int) -> Node:
+        """Cut an action of a finished rollout; returns its second part. Later nodes' ids grow by one."""
+        head = node.id
+        said = group.turns[head].said
+        before, whole = self.decode(said), self.decode([*said, *node.tokens])
+        middle = self.decode([*said, *node.tokens[:offset]])
+        tail = group.tree.split(head, offset, text=(middle[len(before) :], whole[len(middle) :]))
+        group.turns = {i + 1 if i > head else i: turn for i, turn in group.turns.items()}
+        start = group.turns[head].branch
+        copied = dataclasses.replace(start, env=copy.deepcopy(start.env), prefix=[*start.prefix, *node.tokens])
+        group.turns[tail.id] = _Turn(copied, [*said, *node.tokens])
+        return tail
+
+    def fork_ended(self, group: _Group, beside: Node, key: tuple[int, ...]) -> None:
+        """A new trajectory beside the turn, or the part of a turn, ``beside``."""
+        turn = group.turns[beside.id]
+        start = turn.branch
+        assert beside.parent is not None
+        twin = dataclasses.replace(
+            start,
+            key=(*start.key, start.turn, *(k + 1 for k in key)),
+            env=copy.deepcopy(start.env),
+            above=beside.parent,
+            prefix=list(start.prefix),
+            may_fork=False,
+            said=list(turn.said),
+        )
+        group.live[twin.root] += 1
+        self.submit(twin)
+        self.current_node(twin).fork_of = beside.id
+        twin.decided = True
+
+    def decode(self, tokens: list[int]) -> str:
+        return str(self.sampler.renderer.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 # What a random stream is for; part of every derived seed.
-_BUDGET, _TURN, _FORK = 0, 1, 2
+_BUDGET, _TURN, _FORK, _EXPAND = 0, 1, 2, 3
 
 
 def _agent(env: TextEnv) -> AgentEnv:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -89,8 +90,11 @@ class Trainer:
             self.renderer = Renderer(self.tokenizer)
             # One model in one process: engine and learner share its weights, nothing is copied between them.
             self.engine = TorchEngine(self.model, self.tokenizer, slots=rollout.slots, max_length=rollout.max_tokens)
-            self.learner = Learner(self.model, config.learner, temperature=rollout.temperature)
+            self.learner = Learner(
+                self.model, config.learner, temperature=rollout.temperature, algorithm=self.algorithm
+            )
             self.step = 0
+            self.drawn = 0  # training tasks drawn so far
             if start is not None:
                 self._restore(start)
             else:
@@ -168,6 +172,7 @@ class Trainer:
     def train(self) -> None:
         """RL from the current step to ``config.steps``."""
         config = self.config
+        self._set_reference()
         sampler = TreeSampler(self.engine, self.renderer, self.make_env, self.rollout, workers=config.rollout.workers)
         try:
             with Live(self.console) as live:
@@ -192,16 +197,9 @@ class Trainer:
 
     def train_step(self, sampler: TreeSampler, live: Live) -> dict[str, float]:
         """Sample a batch of trees, update, log."""
-        config = self.config
-        prompts = config.rollout.prompts
-        tasks = self.task_ids("train", config.env.task_seed, self.step * prompts, prompts)
         start = time.perf_counter()
-        bar = live.bar("  rollouts", prompts * self.algorithm.M)
         self.model.train(False)
-        trees = sampler.sample(
-            [{"task_id": t} for t in tasks], seed=(config.seed, 1, self.step), on_leaf=lambda *_: bar.advance()
-        )
-        bar.remove()
+        trees, dropped = self._sample(sampler, live)
         sampled = time.perf_counter()
         whole = [t for t in trees if t.leaves()]
         if not whole:
@@ -211,16 +209,43 @@ class Trainer:
         metrics = self.learner.update(whole, self.algorithm, progress=bar.set)
         bar.remove()
         self._sync()
-        metrics.update(_tree_metrics(whole))
+        metrics.update(_tree_metrics([*whole, *dropped]))
+        if dropped:
+            metrics["groups_dropped"] = float(len(dropped))
         metrics["void"] = float(sum(len(t.void_leaves()) for t in trees))
         metrics["seconds_rollout"] = sampled - start
         metrics["seconds_update"] = time.perf_counter() - sampled
         self.tracker.log("train", self.step, metrics)
         credits = self.algorithm.advantages(whole)
         for tree, credit in zip(whole[:_SHOWN_TREES], credits, strict=False):
-            tree.meta["advantages"] = {str(leaf): a for (leaf, node), a in credit.items() if leaf == node}
+            tree.meta["advantages"] = {
+                str(leaf): sum(a) / max(len(a), 1) if isinstance(a, Sequence) else a
+                for (leaf, node), a in credit.items()
+                if leaf == node
+            }
         self._save_trees(f"train-{self.step:06d}", whole[:_SHOWN_TREES], self.step)
         return metrics
+
+    def _sample(self, sampler: TreeSampler, live: Live) -> tuple[list[Tree], list[Tree]]:
+        """The step's trees, and those that the algorithm did not keep (its ``keep`` and ``rounds``)."""
+        config = self.config
+        keep = getattr(self.algorithm, "keep", None)
+        trees: list[Tree] = []
+        dropped: list[Tree] = []
+        for attempt in range(1 + (self.algorithm.rounds if keep else 0)):  # type: ignore[attr-defined]
+            missing = config.rollout.prompts - len(trees)
+            tasks = self.task_ids("train", config.env.task_seed, self.drawn, missing)
+            self.drawn += missing
+            bar = live.bar("  rollouts", missing * self.algorithm.M)
+            seed = (config.seed, 1, self.step) if attempt == 0 else (config.seed, 4, self.step, attempt)
+            for tree in sampler.sample([{"task_id": t} for t in tasks], seed=seed, on_leaf=lambda *_: bar.advance()):  # noqa: B023
+                (trees if keep is None or not tree.leaves() or keep(tree) else dropped).append(tree)
+            bar.remove()
+            if len(trees) == config.rollout.prompts or self._stop.is_set():
+                break
+        if not any(t.leaves() for t in trees) and dropped:
+            return dropped, []  # nothing to learn from, but a step all the same
+        return trees, dropped
 
     def evaluate(self, name: str) -> Evaluation:
         """Held-out success now; logged, its first trees saved."""
@@ -262,7 +287,14 @@ class Trainer:
         self.model.save_pretrained(folder / "model")
         self.tokenizer.save_pretrained(folder / "model")
         torch.save(self.learner.optimizer.state_dict(), folder / "optimizer.pt")
-        state = {"step": self.step, "optimizer_steps": self.learner.steps, "algorithm": self.config.algorithm.name}
+        if self.learner.value_head is not None:
+            torch.save(self.learner.value_head.state_dict(), folder / "critic.pt")
+        state = {
+            "step": self.step,
+            "drawn": self.drawn,
+            "optimizer_steps": self.learner.steps,
+            "algorithm": self.config.algorithm.name,
+        }
         (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
         return self.folder.commit_checkpoint(folder, self.config.keep)
 
@@ -293,7 +325,11 @@ class Trainer:
     def _restore(self, checkpoint: Path) -> None:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         self.step = state["step"]
+        self.drawn = state.get("drawn", self.step * self.config.rollout.prompts)
         self.learner.steps = state["optimizer_steps"]
+        if self.learner.value_head is not None:
+            critic = torch.load(checkpoint / "critic.pt", map_location=self.device, weights_only=True)
+            self.learner.value_head.load_state_dict(critic)
         self.learner.optimizer.load_state_dict(
             torch.load(checkpoint / "optimizer.pt", map_location=self.device, weights_only=True)
         )
@@ -301,6 +337,21 @@ class Trainer:
         self.folder.keep_rows("metrics.jsonl", [r for r in rows if r["phase"] != "train" or r["step"] < self.step])
 
     # ------------------------------------------------------------------ inside
+
+    def _set_reference(self) -> None:
+        """For a KL penalty: the policy that RL starts from, kept in the folder so that a resumed run has the same."""
+        if "reference" not in getattr(self.algorithm, "needs", ()):
+            return
+        folder = self.folder.path / "reference"
+        if self.step == 0:
+            fresh = folder.with_name(".reference")
+            for old in (fresh, folder):
+                shutil.rmtree(old, ignore_errors=True)
+            self.model.save_pretrained(fresh)
+            self.tokenizer.save_pretrained(fresh)
+            fresh.replace(folder)
+        reference, _ = models.load(str(folder), device=self.device)
+        self.learner.set_reference(reference)
 
     def _sync(self) -> None:
         """The engine shares the model: new weights are there already, cached keys must go."""

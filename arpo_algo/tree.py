@@ -77,6 +77,8 @@ class Node:
     forks: list[ForkDecision] = field(default_factory=list)  # results only
     outcome: Outcome | None = None  # leaves only
     ok: bool = True  # results only: the call worked
+    ref_logprobs: list[float] = field(default_factory=list)  # actions: under the reference, where KL is asked for
+    value: float | None = None  # actions: a critic's estimate before the first token, where there is a critic
 
     @property
     def end(self) -> int:
@@ -106,6 +108,41 @@ class Tree:
         above.children.append(node.id)
         self.nodes.append(node)
         return node
+
+    def split(self, node: int, offset: int, *, text: tuple[str, str] = ("", "")) -> Node:
+        """Cut an action before its token ``offset``, so that siblings can hang below its first part.
+
+        The second part takes over children and outcome and gets the id ``node`` + 1; larger ids grow by one, so
+        that parents stay before children. Returns the second part; ``text`` is that of the two.
+
+        Raises:
+            ValueError: not an action, or nothing would be left on one side.
+        """
+        head = self.nodes[node]
+        if head.kind != "action" or not 0 < offset < len(head.tokens):
+            raise ValueError(f"cannot cut {head.kind} node {node} of {len(head.tokens)} tokens before token {offset}")
+
+        def moved(i: int) -> int:
+            return i + 1 if i > node else i
+
+        for other in self.nodes:
+            other.id = moved(other.id)
+            if other.parent is not None:
+                other.parent = node + 1 if other.parent == node else moved(other.parent)
+            other.children = [moved(c) for c in other.children]
+            other.fork_of = None if other.fork_of is None else moved(other.fork_of)
+            for fork in other.forks:
+                fork.probe_node = moved(fork.probe_node)
+        tail = Node(node + 1, node, "action", head.start + offset, head.tokens[offset:], text=text[1])
+        tail.logprobs, tail.entropies = head.logprobs[offset:], head.entropies[offset:]
+        tail.ref_logprobs = head.ref_logprobs[offset:]
+        tail.children, tail.outcome = head.children, head.outcome
+        head.tokens, head.logprobs = head.tokens[:offset], head.logprobs[:offset]
+        head.entropies = head.entropies[:offset]
+        head.ref_logprobs = head.ref_logprobs[:offset]
+        head.children, head.outcome, head.text = [tail.id], None, text[0]
+        self.nodes.insert(tail.id, tail)
+        return tail
 
     # ------------------------------------------------------------------ reading
 

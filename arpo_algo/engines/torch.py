@@ -162,7 +162,7 @@ class TorchEngine:
     # ------------------------------------------------------------------ admission
 
     def _admit(self) -> None:
-        """Give queued requests a slot, first come first served, while slots and the token budget last."""
+        """Give queued requests a slot, in order of arrival, while slots and the token budget last."""
         budget = self.step_tokens - len(self._running)
         waiting: list[Request] = []
         pending: list[_Slot] = []  # admitted in this step: their keys are not there yet
@@ -180,8 +180,9 @@ class TorchEngine:
                 break
             slot = self._place(source, length)
             if slot is None:
-                waiting += self._queue[i:]
-                break
+                # Go on looking: a continuation behind it runs in the slot that is held for it, and frees it.
+                waiting.append(request)
+                continue
             if request.parent is not None:
                 self.release(request.parent)
             slot.tokens = list(request.tokens)
@@ -191,6 +192,11 @@ class TorchEngine:
             pending.append(slot)
             budget -= len(fresh)
         self._queue = waiting
+        if waiting and not self._running:
+            # Every slot waits for a continuation that cannot come before one of these runs: drop what was used
+            # longest ago. Only speed is lost; its owner's prefix will be computed again.
+            min((s for s in self._slots if s.held is not None), key=lambda s: s.used).held = None
+            self._admit()
 
     def _longest_prefix(self, tokens: tuple[int, ...], slots: list[_Slot] | None = None) -> tuple[_Slot | None, int]:
         """The slot sharing the longest cached prefix with ``tokens``; with ``slots``, as if those were all cached."""
@@ -211,10 +217,6 @@ class TorchEngine:
         if source is not None and source.owner is None and len(source.tokens) <= length + 1:
             return source  # continue in place
         idle = [s for s in self._slots if s.owner is None and s.held is None]
-        if not idle and not self._running:
-            # Every slot waits for a continuation that cannot come before this request runs: drop what was
-            # used longest ago. Only speed is lost; its owner will be prefilled again.
-            idle = [min((s for s in self._slots if s is not source), key=lambda s: s.used, default=self._slots[0])]
         if not idle:
             return None
         # Empty first, then least recently used; never overwrite the source before it is copied.

@@ -44,7 +44,7 @@ class ToolSession(ABC):
     def get_state(self) -> Any:
         """JSON-able state from which :meth:`Tool.open` with ``state=`` restores an equal session."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most sessions hold nothing)
         """Release what the session holds. Idempotent."""
 
 

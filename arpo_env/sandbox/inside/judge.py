@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 from . import census, seccomp, sysapi
 from .records import Birth, Session
@@ -25,70 +25,94 @@ _SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 _FORKS = {sysapi.NR[name] for name in ("clone", "fork", "vfork") if name in sysapi.NR}
 #: After a refusal a session's forks are refused unseen for this many seconds: a bomb must not keep us counting.
 _SULK = 0.1
-_sulking: dict[int, float] = {}
 
 
-def decide(
-    request: seccomp.Request, births: Sequence[Birth], sessions: Iterable[Session], own_users: bool, zygote: int
-) -> None:  # fmt: skip
-    """Answer ``request``. ``births`` are the forks now on their way; ``zygote`` the process id of the warm parent."""
-    try:
-        if request.nr in _FORKS:
-            request.answer(errno.EAGAIN) if _too_many(request.pid, births, sessions, zygote) else request.proceed()
-            return
-        if request.nr in (sysapi.NR["chroot"], sysapi.NR["setresuid"]):
-            granted = any(_grant(request, birth, own_users, zygote) for birth in births)
-            if granted:
-                request.proceed()
+class Judge:
+    """Decides, and remembers what it granted. ``births`` and ``sessions`` are the supervisor's own books."""
+
+    def __init__(
+        self, births: Mapping[int, Birth], sessions: Mapping[int, Session], own_users: bool, zygote: int
+    ) -> None:  # fmt: skip
+        self._births, self._sessions, self._own_users, self._zygote = births, sessions, own_users, zygote
+        self._roots: dict[int, int] = {}  # source -> changes of root granted to its forks that are on their way
+        self._sulking: dict[int, float] = {}
+
+    def decide(self, request: seccomp.Request) -> None:
+        """Answer ``request``."""
+        try:
+            if request.nr in _FORKS:
+                if self._too_many(request.pid):
+                    request.answer(errno.EAGAIN)
+                else:
+                    request.proceed()
+            elif request.nr in (sysapi.NR["chroot"], sysapi.NR["setresuid"]):
+                if self._may_become(request):
+                    request.proceed()
+                else:
+                    request.answer(errno.EPERM)
             else:
-                request.answer(errno.EPERM)
-        else:
-            _signal(request)
-    except (OSError, ValueError):
-        request.answer(errno.EPERM)
+                _signal(request)
+        except (OSError, ValueError):
+            request.answer(errno.EPERM)
 
+    def over(self, birth: Birth, complete: bool) -> None:
+        """``birth`` has left the books: complete (so it used its one change of root) or failed."""
+        source = _source(birth)
+        granted = self._roots.pop(source, 0) - (1 if complete else 0)
+        granted = min(granted, self._under_way(source))
+        if granted > 0:
+            self._roots[source] = granted
 
-def _grant(request: seccomp.Request, birth: Birth, own_users: bool, zygote: int) -> bool:
-    """Is this the one change of its kind that ``birth`` still has coming? Uses it up."""
-    if not _comes_from(request.pid, birth, own_users, zygote):
+    def _under_way(self, source: int) -> int:
+        return sum(_source(b) == source for b in self._births.values())
+
+    def _may_become(self, request: seccomp.Request) -> bool:
+        for birth in self._births.values():
+            if not self._comes_from(request.pid, birth):
+                continue
+            if request.nr == sysapi.NR["chroot"]:
+                # The zygote's forks cannot be told apart yet, so they are counted: one each.
+                source = _source(birth)
+                granted = self._roots.get(source, 0)
+                if not birth.may_chroot or granted >= self._under_way(source):
+                    return False
+                self._roots[source] = granted + 1
+                return True
+            # Registers of 32-bit arguments may carry rubbish above.
+            if birth.may_setuid and {a & 0xFFFFFFFF for a in request.args[:3]} == {birth.child.place.uid}:
+                birth.may_setuid = False
+                return True
         return False
-    if request.nr == sysapi.NR["chroot"]:
-        granted, birth.may_chroot = birth.may_chroot, False
-        return granted
-    # Registers of 32-bit arguments may carry rubbish above.
-    if birth.may_setuid and {a & 0xFFFFFFFF for a in request.args[:3]} == {birth.child.place.uid}:
-        birth.may_setuid = False
+
+    def _comes_from(self, pid: int, birth: Birth) -> bool:
+        """Is ``pid`` a fork of the birth's parent that has not yet become the child?"""
+        parent = birth.parent
+        if pid == (self._zygote if parent is None else parent.process.pid):
+            return False
+        if self._own_users:
+            return census.user_of(pid) == (ZYGOTE_UID if parent is None else parent.place.uid)
+        return census.tag_of(pid) == (-1 if parent is None else parent.tag)
+
+    def _too_many(self, pid: int) -> bool:
+        """Would one more process or thread put the session of ``pid`` past its bound?"""
+        if pid == self._zygote:
+            return False
+        if any(b.parent is not None and b.parent.process.pid == pid for b in self._births.values()):
+            return False  # a fork the supervisor asked for
+        tag = census.tag_of(pid)
+        now = time.monotonic()
+        if self._sulking.get(tag, 0.0) > now:
+            return True
+        bound = next((s.limits["processes"] + 1 for s in self._sessions.values() if s.tag == tag), 0)
+        if sum(census.threads_of(p) for p in census.tagged(tag)) < bound:
+            return False
+        self._sulking = {t: until for t, until in self._sulking.items() if until > now}
+        self._sulking[tag] = now + _SULK
         return True
-    return False
 
 
-def _comes_from(pid: int, birth: Birth, own_users: bool, zygote: int) -> bool:
-    """Is ``pid`` a fork of the birth's parent that has not yet become the child?"""
-    if birth.parent is None:
-        source_uid: int | None = ZYGOTE_UID
-        source_pid = zygote
-    else:
-        source_uid, source_pid = birth.parent.place.uid, birth.parent.process.pid
-    if pid == source_pid:
-        return False
-    return not own_users or census.user_of(pid) == source_uid
-
-
-def _too_many(pid: int, births: Sequence[Birth], sessions: Iterable[Session], zygote: int) -> bool:
-    """Would one more process or thread put the session of ``pid`` past its bound?"""
-    if pid == zygote or any(b.parent is not None and b.parent.process.pid == pid for b in births):
-        return False  # a fork the supervisor asked for
-    tag = census.tag_of(pid)
-    now = time.monotonic()
-    if _sulking.get(tag, 0.0) > now:
-        return True
-    bound = next((s.limits["processes"] + 1 for s in sessions if s.tag == tag), 0)
-    if sum(census.threads_of(p) for p in census.tagged(tag)) < bound:
-        return False
-    for old in [t for t, until in _sulking.items() if until <= now]:
-        del _sulking[old]
-    _sulking[tag] = now + _SULK
-    return True
+def _source(birth: Birth) -> int:
+    return 0 if birth.parent is None else birth.parent.sid
 
 
 def _signal(request: seccomp.Request) -> None:

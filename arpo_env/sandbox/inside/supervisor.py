@@ -54,6 +54,7 @@ class Supervisor:
         self.own_users = False
         self.place: places.Roots | places.Directories
         self.zygote: Process
+        self.judge: judge.Judge
 
     # --- start ---------------------------------------------------------------------------------------------
 
@@ -61,6 +62,7 @@ class Supervisor:
         problems: list[str] = []
         self.place = self._choose_places(problems)
         hello = self._start_zygote(problems)
+        self.judge = judge.Judge(self.births, self.sessions, self.own_users, self.zygote.pid)
         if self.config["private_mounts"]:
             with open("/proc/self/mountinfo") as f:
                 proc = [line for line in f if " /proc " in line and " - proc " in line]
@@ -313,10 +315,10 @@ class Supervisor:
         # The descriptors travel with a duplicate, for the queue may outlive this call.
         self._tell(source, child.nonce, session.FORK, json.dumps(order).encode(), [theirs.detach(), out_w, root])
 
-    def _on_hello(self, child: Session, code: int, pid: int) -> None:
+    def _on_hello(self, child: Session, code: int, pid: int, number: int) -> None:
         birth = self.births.get(child.sid)
         if birth is None or code != session.HELLO:
-            self._fail_birth(child, "the interpreter could not be forked")
+            self._fail_birth(child, f"the interpreter could not be forked: {os.strerror(number)} in the clone")
             return
         child.process.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         child.process.pid = pid
@@ -328,6 +330,7 @@ class Supervisor:
         child.token = next(self.count)
         child.state = "idle"
         del self.births[child.sid]
+        self.judge.over(birth, complete=True)
         if birth.parent is not None and birth.parent.state == "forking":
             birth.parent.state = "idle"  # it may still be putting its things in order; its next cell queues behind
         birth.done(None)
@@ -354,6 +357,7 @@ class Supervisor:
         self._release(child)
         if birth is None:
             return
+        self.judge.over(birth, complete=False)
         parent = birth.parent
         if parent is not None and parent.state == "forking":
             if child.nonce not in parent.owed:
@@ -395,7 +399,7 @@ class Supervisor:
             elif nonce != who.nonce:
                 self._lose(who, "the interpreter wrote to its control channel")
             elif who.state == "starting":
-                self._on_hello(who, code, pid)
+                self._on_hello(who, code, pid, number)
             elif who.state in ("running", "grace") and code == session.DONE:
                 self._on_done(who, number)
             else:
@@ -679,8 +683,7 @@ class Supervisor:
         assert self.gate is not None
         request = seccomp.receive(self.gate)
         if request is not None:
-            births = list(self.births.values())
-            judge.decide(request, births, self.sessions.values(), self.own_users, self.zygote.pid)
+            self.judge.decide(request)
 
 
 def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
