@@ -58,6 +58,10 @@ class TreePlan:
         self.segments = segments
         self.positions = positions
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+        self._sizes = [s.end - s.begin for s in segments]
+        number = {s.begin: i for i, s in enumerate(segments)}
+        #: Of each segment: the segments it attends to, ancestors first, itself last.
+        self._chains = [[*(number[begin] for begin, _ in s.above), i] for i, s in enumerate(segments)]
 
     def _mask(self, i: int, window: int | None, device: torch.device) -> torch.Tensor | None:
         """[n, p + n] bool (True: attend) of segment ``i``; None where plain causal attention says the same."""
@@ -78,15 +82,17 @@ class TreePlan:
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
+        # Split once: its backward is one concatenation, where slices would each fill a row-sized gradient.
+        queries, keys, values = (x.split(self._sizes, 2) for x in (q, k, v))
+        gqa = k.shape[1] != q.shape[1]
         out = []
-        for i, seg in enumerate(self.segments):
-            spans = (*seg.above, (seg.begin, seg.end))
-            keys = torch.cat([k[:, :, a:b] for a, b in spans], 2) if seg.above else k[:, :, seg.begin : seg.end]
-            values = torch.cat([v[:, :, a:b] for a, b in spans], 2) if seg.above else v[:, :, seg.begin : seg.end]
+        for i, chain in enumerate(self._chains):
             mask = self._mask(i, window, q.device)
-            queries = q[:, :, seg.begin : seg.end]
-            gqa = keys.shape[1] != queries.shape[1]
-            out.append(sdpa(queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=gqa))
+            key = torch.cat([keys[j] for j in chain], 2) if len(chain) > 1 else keys[i]
+            value = torch.cat([values[j] for j in chain], 2) if len(chain) > 1 else values[i]
+            out.append(
+                sdpa(queries[i], key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=gqa)
+            )
         return torch.cat(out, 2).transpose(1, 2)
 
 

@@ -184,7 +184,7 @@ class Learner:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
         self.value_head: torch.nn.Linear | None = None
         if "values" in getattr(algorithm, "needs", ()):

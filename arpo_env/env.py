@@ -241,8 +241,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         twin = copy.copy(self)
         twin._toolboxes = dict(self._toolboxes)
         twin._episode = copy.deepcopy(self._episode)
-        # A generator that was never drawn from is made lazily by Gymnasium; copy it only when it is there.
-        twin._np_random = copy.deepcopy(self._np_random)
+        # The property: Gymnasium makes the generator when it is first asked for, and both must get the same one.
+        twin._np_random = copy.deepcopy(self.np_random)
         # A space holds the generator of its ``sample``.
         twin.observation_space = copy.deepcopy(self.observation_space)
         twin.action_space = copy.deepcopy(self.action_space)
@@ -267,7 +267,7 @@ class AgentEnv(gymnasium.Env[str, str]):
             "family": self.family.name,
             "stream": self._stream,
             "next_index": self._next_index,
-            "rng": None if self._np_random is None else self._np_random.bit_generator.state,
+            "rng": self.np_random.bit_generator.state,
             "episode": None if self._episode is None else asdict(self._episode),
             "sessions": {name: session.get_state() for name, session in self._sessions.items()},
         }
@@ -296,11 +296,9 @@ class AgentEnv(gymnasium.Env[str, str]):
             )
         self.close()
         self._stream, self._next_index = state["stream"], state["next_index"]
-        self._np_random = None
-        if state["rng"] is not None:
-            bits = np.random.PCG64()
-            bits.state = state["rng"]
-            self._np_random = np.random.Generator(bits)
+        bits = np.random.PCG64()
+        bits.state = state["rng"]
+        self._np_random = np.random.Generator(bits)
         self._episode = None  # as long as no session is open
         if task is not None:
             self._open_sessions(task, toolbox, state["sessions"])

@@ -258,7 +258,6 @@ class ThreadVectorEnv(VectorEnv[Any, Any, np.ndarray[Any, Any]]):
         """``job`` for each index in threads; the results in order, or the first exception once all have ended."""
         wait(self._pending)  # an interrupted call may have left its threads at work
         self._pending = [self._pool.submit(job, i) for i in indices]
-        wait(self._pending)
         failed = {i: error for i, f in zip(indices, self._pending, strict=True) if (error := f.exception())}
         results = [] if failed else [future.result() for future in self._pending]
         self._pending = []

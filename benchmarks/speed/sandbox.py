@@ -115,7 +115,7 @@ def by_sandbox(sandbox: Sandbox, calls: int) -> list[Row]:
 
 def _forks(sandbox: Sandbox, megabytes: int, calls: int) -> Row:
     holder = sandbox.session(seed=0)
-    made = holder.run(f"import numpy as np\nstate = np.ones({megabytes} * 2**17)")
+    made = holder.run(f"import numpy as np\nstate = np.ones({megabytes} * 2**17)", seconds=60)
     if not made.ok:
         raise RuntimeError(made.output)
     clones: list[SandboxSession] = []

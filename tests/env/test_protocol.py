@@ -6,7 +6,7 @@ import re
 from typing import get_args
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arpo_env.protocol import (
@@ -141,6 +141,7 @@ def test_tools_decide_what_a_call_is() -> None:
     assert isinstance(parse("<abc>1</abc>", ("a.c",)), Malformed)
 
 
+@settings(deadline=None)
 @given(turn=st.one_of(st.text(), TURNS), tools=TOOLS)
 def test_parse_is_a_total_pure_function(turn: str, tools: set[str]) -> None:
     first = parse(turn, tools)
@@ -161,6 +162,7 @@ def test_parse_is_linear_in_unclosed_thoughts() -> None:
 _PARSED_TAG = re.compile(r"</?(think|result|answer|search|python)>")
 
 
+@settings(deadline=None)
 @given(think=st.text(max_size=20), tool=st.sampled_from(["search", "python"]), argument=TURNS | st.text())
 def test_a_built_call_parses_back(think: str, tool: str, argument: str) -> None:
     think, argument = (_PARSED_TAG.sub("", _PARSED_TAG.sub("", s)) for s in (think, argument))
@@ -169,6 +171,7 @@ def test_a_built_call_parses_back(think: str, tool: str, argument: str) -> None:
     assert parse(tool_turn(think, tool, argument)) == ToolCall(tool, argument.strip(), Thoughts(1, 1))
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_characters="{}\\<")))
 def test_a_built_answer_parses_back(text: str) -> None:
     assert parse(answer_turn("t", text)) == FinalAnswer(rf"\boxed{{{text}}}".strip(), text.strip(), Thoughts(1, 1))
@@ -203,6 +206,7 @@ def test_a_result_neither_closes_nor_opens_anything(attack: str) -> None:
     assert body.replace("&lt;", "<") == attack  # inert, and still readable
 
 
+@settings(deadline=None)
 @given(text=TURNS | st.text(), cap=st.none() | st.integers(1, 30), tools=TOOLS)
 @example(text="<", cap=None, tools=set())
 @example(text="</", cap=None, tools=set())
@@ -221,6 +225,7 @@ def test_the_body_of_a_result_is_inert_whatever_the_text(text: str, cap: int | N
     assert neutralise(body, tools) == body
 
 
+@settings(deadline=None)
 @given(text=TURNS | st.text())
 def test_neutralise_changes_nothing_else(text: str) -> None:
     once = neutralise(text)
