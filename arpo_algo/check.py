@@ -58,8 +58,8 @@ def check_algorithm(algorithm: Algorithm, *, seed: int = 0, tolerance: float = 1
     _check_credits(algorithm, [random_tree(rng, roots=1, depth=0)], "one leaf")
     _check_credits(algorithm, [random_tree(rng, roots=200, depth=0)], "a group of 200")
     _check_refuses_nan(algorithm, copy.deepcopy(trees))
-    _check_order(algorithm, trees, rng)
     _check_data(algorithm, trees)
+    _check_order(algorithm, trees, rng)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
     try:

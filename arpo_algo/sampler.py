@@ -412,7 +412,7 @@ class _Run:
                 self.submit(branch)
                 return
             # The result does not fit: the trajectory ends here, by its token budget.
-            _, reward, terminated, truncated, info = _agent(branch.env).truncate("max_tokens")
+            _, reward, terminated, truncated, info = branch.env.get_wrapper_attr("truncate")("max_tokens")
         self.end(branch, _outcome(float(reward), truncated, info))
 
     def end(self, branch: _Branch, outcome: Outcome) -> None:

@@ -32,6 +32,9 @@ class Tracker:
             self._board.add_scalar(f"{phase}/{key}", value, step)
 
     def evaluation(self, row: dict[str, Any]) -> None:
+        row = dict(row)
+        per_task = row.pop("per_task")
+        self.folder.append("eval-tasks.jsonl", {"name": row["name"], "step": row["step"], "success": per_task})
         self.folder.append("eval.jsonl", row)
         for key in ("success", "reward", "tool_calls", "format_errors"):
             self._board.add_scalar(f"eval/{key}", row[key], row["step"])

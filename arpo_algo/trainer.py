@@ -317,7 +317,7 @@ class Trainer:
         points = self.folder.checkpoints
         if not points:
             # Nothing finished to go on from: begin again, with clean logs.
-            for name in ("metrics.jsonl", "eval.jsonl"):
+            for name in ("metrics.jsonl", "eval.jsonl", "eval-tasks.jsonl"):
                 self.folder.keep_rows(name, [])
             return None
         return points[-1]

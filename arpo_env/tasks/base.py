@@ -106,6 +106,6 @@ def parse_task_id(task_id: str) -> tuple[str, str, int, int]:
         ConfigError: it does not have that form.
     """
     parts = task_id.rsplit("/", 3)
-    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+    if len(parts) != 4 or not (parts[2].isdecimal() and parts[3].isdecimal()):
         raise ConfigError(f"task_id {task_id!r} must look like 'family/split/seed/index', e.g. 'math/train/0/17'")
     return parts[0], parts[1], int(parts[2]), int(parts[3])

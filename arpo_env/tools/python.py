@@ -37,7 +37,7 @@ class PythonSession(ToolSession):
             self._cells.clear()  # what came before is gone from the interpreter, so from the state too
         else:
             self._cells.append(argument)
-        return ToolResult(result.output, result.ok)
+        return ToolResult(result.output.rstrip("\n"), result.ok)  # the frame brings its own line break
 
     def fork(self) -> Self:
         if self._closed:

@@ -43,6 +43,12 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
+def cpu_of(pid: int) -> tuple[str, float]:
+    """State letter of the process and the seconds of CPU it has used. Raises ``OSError`` when it is gone."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return fields[0].decode(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def threads_of(pid: int) -> int:
     try:
         return len(os.listdir(f"/proc/{pid}/task"))

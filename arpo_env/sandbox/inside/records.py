@@ -41,6 +41,8 @@ class Session:
     token: int = 0  # outdates deadlines
     note: str = ""  # why the interpreter was lost while nobody was looking
     seconds: float = 0.0
+    graces: int = 0  # how often an interrupted cell was given more time, and the CPU seconds it had at first
+    cpu: float = 0.0
     placed: bool = True
     ended: int | None = None  # wait status, once known
 

@@ -32,7 +32,9 @@ from .capture import Capture
 from .records import Birth, Process, Session
 
 #: Seconds an interrupted cell gets to end by itself, and a fork to complete.
-GRACE, FORK_SECONDS = 0.5, 10.0
+GRACE, FORK_SECONDS = 0.5, 20.0
+#: How often the grace is renewed for a process that the machine did not let run.
+MAX_GRACES = 20
 CAPACITY = 1024
 
 
@@ -429,14 +431,27 @@ class Supervisor:
 
     def _on_deadline(self, who: Session) -> None:
         if who.state == "running":
-            who.state = "grace"
+            who.state, who.graces, who.cpu = "grace", 0, 0.0
+            with contextlib.suppress(OSError):
+                who.cpu = census.cpu_of(who.process.pid)[1]
             with contextlib.suppress(OSError):
                 os.kill(who.process.pid, signal.SIGINT)
+            self._deadline(who, GRACE)
+        elif who.state == "grace" and self._starved(who):
+            who.graces += 1
             self._deadline(who, GRACE)
         elif who.state == "grace":
             self._lose(who, f"timed out after {who.seconds:g} s and could not be interrupted")
         elif who.sid in self.births:
             self._fail_birth(who, f"the fork did not complete in {FORK_SECONDS:g} s")
+
+    def _starved(self, who: Session) -> bool:
+        """On a crowded machine: it wants to run, and has hardly been let since it was interrupted."""
+        try:
+            state, cpu = census.cpu_of(who.process.pid)
+        except OSError:
+            return False
+        return state == "R" and cpu - who.cpu < GRACE / 4 and who.graces < MAX_GRACES
 
     def _on_death(self, who: Session, status: int | None) -> None:
         if who.state == "starting":
