@@ -31,7 +31,7 @@ def star(rewards: Sequence[float], tokens: int = 2) -> Tree:
 
 
 def fork() -> Tree:
-    """Leaf 2 alone (reward 0). Node 1 (2 tokens) -> result 3 -> leaves 4 (reward 1, 1 token), 5 (reward 2, 3 tokens)."""
+    """Leaf 2 alone (r 0). Node 1 (2 tokens) -> result 3 -> leaves 4 (r 1, 1 token), 5 (r 2, 3 tokens)."""
     tree = Tree("fork", [1, 2, 3])
     tree.add(0, "action", [4, 5])
     tree.add(0, "action", [6])

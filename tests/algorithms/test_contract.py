@@ -143,5 +143,5 @@ def test_division_by_a_zero_spread_is_found() -> None:
                 out.append({key: by_leaf[key[0]] for key in credit})
             return out
 
-    with pytest.raises(CheckError, match="equal rewards .* guard divisions"):
+    with pytest.raises(CheckError, match=r"equal rewards .* guard divisions"):
         check_algorithm(Divides())

@@ -113,9 +113,7 @@ def test_random_control_makes_exactly_the_forks_it_may() -> None:
 
 def test_random_results_are_drawn_uniformly() -> None:
     tree = comb()  # results 2 and 4
-    drawn = Counter(
-        p.node for s in range(2000) for p in RandomResults().expand(tree, 1, np.random.default_rng(s))
-    )
+    drawn = Counter(p.node for s in range(2000) for p in RandomResults().expand(tree, 1, np.random.default_rng(s)))
     assert set(drawn) == {3, 5}, "beside the first action after each result"
     assert abs(drawn[3] / 2000 - 0.5) < 0.05
 
@@ -201,7 +199,11 @@ def test_cutting_changes_no_trajectory(cuts: list[tuple[int, int]]) -> None:
 
     def trajectories() -> list[tuple[list[int], list[float], float]]:
         return sorted(
-            (tree.tokens(x.id), [lp for n in tree.path(x.id) for lp in n.logprobs], x.outcome.reward if x.outcome else 0)
+            (
+                tree.tokens(x.id),
+                [lp for n in tree.path(x.id) for lp in n.logprobs],
+                x.outcome.reward if x.outcome else 0,
+            )
             for x in tree.leaves()
         )
 

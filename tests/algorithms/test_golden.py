@@ -27,7 +27,9 @@ def near(expected: dict) -> object:
 class TestAdvantages:
     def test_grpo(self) -> None:
         (a,) = make("grpo").advantages([star([1, 0, 0, 1])])  # mean 1/2, sample variance 1/3
-        assert a == near({(1, 1): math.sqrt(3) / 2, (2, 2): -math.sqrt(3) / 2, (3, 3): -math.sqrt(3) / 2, (4, 4): math.sqrt(3) / 2})
+        assert a == near(
+            {(1, 1): math.sqrt(3) / 2, (2, 2): -math.sqrt(3) / 2, (3, 3): -math.sqrt(3) / 2, (4, 4): math.sqrt(3) / 2}
+        )
 
     def test_dr_grpo_has_no_std(self) -> None:
         (a,) = make("dr_grpo").advantages([star([1, 0, 0, 0])])
@@ -95,11 +97,13 @@ class TestAdvantages:
         assert credit[5, 1] == pytest.approx([2 - 0.5, 2 - 0.4])
         assert credit[4, 1] == pytest.approx([1 - 0.3, 1 - 0.2])
         assert credit[2, 2] == pytest.approx([0 - 0.1])
-        assert make("rloo", kl_coef=0.2, kl_in="reward", kl="k1").scores(tree) == pytest.approx([-0.1, 1 - 0.3, 2 - 0.5])
+        assert make("rloo", kl_coef=0.2, kl_in="reward", kl="k1").scores(tree) == pytest.approx(
+            [-0.1, 1 - 0.3, 2 - 0.5]
+        )
 
     def test_gigpo(self) -> None:
         # scale off, γ = 1/2. Rewards 0, 1, 2; episode level: −1, 0, 1.
-        # Anchor "prompt": steps (2,2): 0; (4,1): 1/2; (5,1): 1 -> mean 1/2. Anchor "seen": (4,4): 1; (5,5): 2 -> mean 3/2
+        # Anchor "prompt": steps (2,2): 0; (4,1): 1/2; (5,1): 1 -> mean 1/2. "seen": (4,4): 1; (5,5): 2 -> mean 3/2
         (a,) = make("gigpo", gamma=0.5, scale=False).advantages([fork()])
         step = {(2, 2): F(-1, 2), (4, 1): 0, (5, 1): F(1, 2), (4, 4): F(-1, 2), (5, 5): F(1, 2)}
         episode = {2: -1, 4: 0, 5: 1}
@@ -131,7 +135,8 @@ class TestAdvantages:
         assert a == near(
             {
                 (5, 1): one, (6, 1): one, (7, 1): one, (5, 3): three, (6, 3): three,
-                (5, 5): F(1, 2) + F(1, 2), (6, 6): F(-1, 2) - F(1, 2), (7, 7): F(1, 2) + F(1, 3), (8, 8): F(-1, 2) - F(1, 2),
+                (5, 5): F(1, 2) + F(1, 2), (6, 6): F(-1, 2) - F(1, 2),
+                (7, 7): F(1, 2) + F(1, 3), (8, 8): F(-1, 2) - F(1, 2),
             }
         )  # fmt: skip
 

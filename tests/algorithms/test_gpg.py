@@ -1,12 +1,12 @@
 """The GPG theorem: the macro-action gradient is the token gradient, under any segmentation.
 
-∇J = E[Σ_T ∇ln π(MA_T | MS_T)·A_T]. A three-step decision process is enumerated exactly, in float64, so that the
+∇J = E[Σ_T ∇ln π(MA_T | MS_T)·A_T]. A four-step decision process is enumerated exactly, in float64, so that the
 expectation is a sum: no sampling, no tolerance but rounding.
 """
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def reward(y: tuple[int, ...]) -> float:
 
 
 def logits(theta: torch.Tensor, prefix: tuple[int, ...]) -> torch.Tensor:
-    """An autoregressive policy with shared parameters: depends on the position, the last token, and how often 1 came."""
+    """An autoregressive policy with shared parameters: position, last token, and how often 1 came."""
     last = prefix[-1] if prefix else 0
     return theta[len(prefix)] + theta[STEPS + last] * (1 + prefix.count(1))
 
@@ -65,7 +65,7 @@ def test_any_segmentation_gives_the_policy_gradient(
     for y in product(range(VOCAB), repeat=STEPS):
         lp = log_probs(theta, y)
         p = torch.stack(lp).sum().exp().detach()
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             macro = torch.stack(lp[begin:end]).sum()  # ln π(MA_T | MS_T)
             A = {
                 "return": reward(y),

@@ -57,7 +57,9 @@ def rollouts(policy: PreTrainedModel, algorithm: Algorithm, draw: torch.Generato
     say(policy, [t for t, _ in first], [n for _, n in first], draw)
     second = []
     for tree in trees:
-        results = [tree.add(n.id, "result", [max(n.tokens) % VOCAB], text=str(max(n.tokens))) for t, n in first if t is tree]
+        results = [
+            tree.add(n.id, "result", [max(n.tokens) % VOCAB], text=str(max(n.tokens))) for t, n in first if t is tree
+        ]
         second += [(tree, tree.add(results[i % roots].id, "action")) for i in range(algorithm.M)]
     say(policy, [t for t, _ in second], [n for _, n in second], draw)
     for tree, leaf in second:

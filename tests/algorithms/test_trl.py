@@ -48,28 +48,32 @@ class Numbers:
 
 def theirs(trl_loss: Any, n: Numbers, loss_type: str, **settings: Any) -> tuple[float, torch.Tensor]:
     identity = SimpleNamespace(
-        num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction: x
+        num_processes=1,
+        sync_gradients=False,
+        gather=lambda x: x,
+        gather_for_metrics=lambda x: x,
+        reduce=lambda x, reduction: x,
     )
-    values = dict(
-        loss_type=loss_type,
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=0.0,
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        use_vllm=False,
-        vllm_importance_sampling_correction=True,
-        max_completion_length=LENGTH,
-        current_gradient_accumulation_steps=1,
-        _entropy_bonus_enabled=False,
-        accelerator=identity,
-        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
-        model=SimpleNamespace(training=True),
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
-        _get_per_token_logps_and_entropies=lambda *a, **k: (n.logp, n.entropy, None),
-    )
+    values = {
+        "loss_type": loss_type,
+        "aux_loss_enabled": False,
+        "top_entropy_quantile": 1.0,
+        "off_policy_mask_threshold": None,
+        "importance_sampling_level": "token",
+        "beta": 0.0,
+        "epsilon_low": 0.2,
+        "epsilon_high": 0.2,
+        "use_vllm": False,
+        "vllm_importance_sampling_correction": True,
+        "max_completion_length": LENGTH,
+        "current_gradient_accumulation_steps": 1,
+        "_entropy_bonus_enabled": False,
+        "accelerator": identity,
+        "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
+        "model": SimpleNamespace(training=True),
+        "args": SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        "_get_per_token_logps_and_entropies": lambda *a, **k: (n.logp, n.entropy, None),
+    }
     values |= settings
     mask = n.mask * n.tool
     inputs = {

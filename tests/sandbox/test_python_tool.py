@@ -34,7 +34,7 @@ def test_check_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_calls_share_variables_and_say_how_they_ended(tool: PythonTool) -> None:
     session = tool.open(0)
     assert session.call("x = 20").ok
-    assert session.call("x + 1").text == "21\n"
+    assert session.call("x + 1").text == "21"
     assert not session.call("1 / 0").ok
     session.close()
     with pytest.raises(InfraError):
@@ -55,9 +55,9 @@ def test_fork_is_live(tool: PythonTool) -> None:
     session = tool.open(0)
     session.call("gen = (i * i for i in range(10)); next(gen); next(gen)")
     twin = session.fork()
-    assert twin.call("next(gen)").text == session.call("next(gen)").text == "4\n"
+    assert twin.call("next(gen)").text == session.call("next(gen)").text == "4"
     twin.call("gen = None")
-    assert session.call("next(gen)").text == "9\n"
+    assert session.call("next(gen)").text == "9"
 
 
 def test_state_round_trip(tool: PythonTool) -> None:
@@ -83,7 +83,7 @@ def test_a_lost_interpreter_clears_the_state(tool: PythonTool) -> None:
     assert "gone" in lost.text
     assert session.get_state()["cells"] == []
     session.call("y = 2")
-    assert tool.open(0, session.get_state()).call("y").text == "2\n"
+    assert tool.open(0, session.get_state()).call("y").text == "2"
 
 
 @pytest.mark.parametrize(

@@ -434,16 +434,19 @@ class Supervisor:
             who.state, who.graces, who.cpu = "grace", 0, 0.0
             with contextlib.suppress(OSError):
                 who.cpu = census.cpu_of(who.process.pid)[1]
-            with contextlib.suppress(OSError):
-                os.kill(who.process.pid, signal.SIGINT)
-            self._deadline(who, GRACE)
-        elif who.state == "grace" and self._starved(who):
+            self._interrupt(who)
+        elif who.state == "grace" and (who.graces == 0 or self._starved(who)):
             who.graces += 1
-            self._deadline(who, GRACE)
+            self._interrupt(who)  # again: the first may have come before the cell had even begun
         elif who.state == "grace":
             self._lose(who, f"timed out after {who.seconds:g} s and could not be interrupted")
         elif who.sid in self.births:
             self._fail_birth(who, f"the fork did not complete in {FORK_SECONDS:g} s")
+
+    def _interrupt(self, who: Session) -> None:
+        with contextlib.suppress(OSError):
+            os.kill(who.process.pid, signal.SIGINT)
+        self._deadline(who, GRACE / 2)
 
     def _starved(self, who: Session) -> bool:
         """On a crowded machine: it wants to run, and has hardly been let since it was interrupted."""
