@@ -83,7 +83,7 @@ class TreePlan:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         # Split once: its backward is one concatenation, where slices would each fill a row-sized gradient.
-        queries, keys, values = (x.split(self._sizes, 2) for x in (q, k, v))
+        queries, keys, values = (torch.split(x, self._sizes, 2) for x in (q, k, v))
         gqa = k.shape[1] != q.shape[1]
         out = []
         for i, chain in enumerate(self._chains):
