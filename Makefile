@@ -9,7 +9,7 @@ RUN    ?= runs/demo
 .PHONY: help setup model demo test test-fast lint types clean
 
 help:
-	@echo "make demo       train a real model on deep search (about 12 minutes on two cores), report in $(RUN)/report.html"
+	@echo "make demo       train a real model on deep search (10 to 15 minutes on two cores), report in $(RUN)/report.html"
 	@echo "make test       ruff, mypy and every test that this machine can run"
 	@echo "make test-fast  the quick tests only"
 
