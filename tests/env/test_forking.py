@@ -145,7 +145,6 @@ def test_neither_sees_the_other(case: str, tmp_path: Path) -> None:
         e.close()
 
 
-@pytest.mark.xfail(reason="sandbox/inside/tree.py copies a directory in its listing order, which tmpfs then reverses")
 def test_a_directory_is_listed_alike(tmp_path: Path) -> None:
     """``print(os.listdir())`` is a common call; an order that differs between siblings breaks the law."""
     env = make("ARPO-Math-v0", tmp_path)

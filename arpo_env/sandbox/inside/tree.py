@@ -34,7 +34,8 @@ def _copy(
 ) -> None:  # fmt: skip
     if depth > MAX_DEPTH:
         raise OSError(errno.E2BIG, f"directories nested deeper than {MAX_DEPTH}")
-    for name in os.listdir(source):
+    # Newest first, as tmpfs lists them: making them oldest first gives the copy the same listing order.
+    for name in reversed(os.listdir(source)):
         budget[0] -= 1
         if budget[0] < 0:
             raise OSError(errno.E2BIG, f"more than {MAX_ENTRIES} files")
