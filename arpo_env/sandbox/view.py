@@ -58,7 +58,9 @@ def plan() -> list[list[str]]:
     steps += [
         ["link", "/proc/self/fd", "/dev/fd"], ["link", "/proc/self/fd/0", "/dev/stdin"],
         ["link", "/proc/self/fd/1", "/dev/stdout"], ["link", "/proc/self/fd/2", "/dev/stderr"],
-        ["link", "/home/agent/tmp", "/dev/shm"], ["link", "/home/agent/tmp", "/tmp"],
-        ["dir", "/home/agent"], ["dir", "/roots"],
+        ["link", "/home/agent/tmp", "/dev/shm"], ["dir", "/home/agent"], ["dir", "/roots"],
     ]  # fmt: skip
+    # An environment installed below /tmp needs the real directory there; programs find theirs by $TMPDIR anyway.
+    if not any(path.startswith("/tmp/") for path in done):
+        steps.append(["link", "/home/agent/tmp", "/tmp"])
     return steps

@@ -34,7 +34,7 @@ def test_file_and_overrides() -> None:
         ("rollout.temperature=-1", "temperature must be > 0"),
         ("rollout.temperature=0", "teach nothing"),
         ("sft.flawed_share=1.5", r"flawed_share must lie in \[0, 1\]"),
-        ("learner.mini_batch=5", "does not divide"),
+        ("learner.mini_batch=3", "does not divide"),
         ("learner.precision=fp8", "precision"),
         ("steps", "key=value"),
         ("steps.x=1", "section"),

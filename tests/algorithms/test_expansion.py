@@ -17,6 +17,7 @@ from arpo_algo.packing import chains
 from arpo_algo.rendering import Renderer
 from arpo_algo.sampler import RolloutConfig, TreeSampler
 from arpo_algo.tree import Tree
+from arpo_env.env import AgentEnv
 
 WORDS = ["alpha", "beta", "gamma", "delta"]
 
@@ -156,6 +157,23 @@ def test_treerl_forks_inside_turns_and_the_environment_hears_the_whole_turn() ->
                     turn = ""
         assert len({len(t.tokens(t.leaves()[0].id)) for t in chains(tree)}) > 1
     assert cut > 0
+
+
+def test_the_environment_hears_whole_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    step = AgentEnv.step
+    monkeypatch.setattr(AgentEnv, "step", lambda self, action: heard.append(action) or step(self, action))
+    trees, _ = sample(config_of("treerl", M=14, N=2), tasks=3)
+    spoken = set()
+    for tree in trees:
+        for leaf in tree.leaves():
+            turn = ""
+            for node in tree.path(leaf.id)[1:]:
+                if node.kind == "result":
+                    spoken.add(turn)
+                turn = turn + node.text if node.kind == "action" else ""
+            spoken.add(turn)
+    assert set(heard) == spoken
 
 
 def test_aepo_plans_n_from_the_first_rollout() -> None:

@@ -125,6 +125,18 @@ def test_a_kl_penalty_holds_the_policy_back() -> None:
     assert held[2]["kl"] < 0.2
 
 
+@pytest.mark.parametrize("options", [{"kl_coef": 0.1}, {"entropy_coef": 0.1}, {}])
+def test_penalties_act_on_groups_without_signal_too(options: dict) -> None:
+    algorithm, policy = make("grpo", M=8, **options), model(0)
+    learner = Learner(policy, LearnerConfig(lr=1e-2, precision="float32"), algorithm=algorithm)
+    learner.set_reference(model(1))
+    trees = rollouts(policy, algorithm, torch.Generator().manual_seed(0))
+    for tree in trees:
+        for leaf in tree.leaves():
+            leaf.outcome = Outcome(1.0)
+    assert (learner.update(trees, algorithm)["grad_norm"] > 1e-4) == bool(options)
+
+
 def test_an_entropy_bonus_keeps_entropy_up() -> None:
     plain, bonus = train(make("grpo", M=8), 1)[2], train(make("grpo", M=8, entropy_coef=1.0), 1)[2]
     assert bonus["entropy"] > plain["entropy"] + 0.2
