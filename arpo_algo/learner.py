@@ -235,10 +235,10 @@ class Learner:
         # With one optimiser step the policy at its start *is* the current one; else remember it.
         old = [[self._logp(p) for p in packs] for packs in batches] if several else None
         sums: dict[str, float] = {}
-        rounds = [(b, i) for _ in range(self.config.epochs) for b, i in zip(batches, range(len(batches)), strict=True)]
-        total = sum(len(packs) for packs, _ in rounds)
+        rounds = list(enumerate(batches)) * self.config.epochs
+        total = sum(len(packs) for _, packs in rounds)
         done = 0
-        for packs, index in rounds:
+        for index, packs in rounds:
             mass = sum(float(p.weight.sum()) for p in packs)
             for j, packed in enumerate(packs):
                 self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)

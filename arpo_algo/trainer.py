@@ -147,7 +147,7 @@ class Trainer:
     def cold_start(self) -> None:
         """Supervised learning on demonstrations; the optimiser starts afresh for RL."""
         config = self.config.sft
-        learner = Learner(self.model, _replace(self.config.learner, lr=config.lr))
+        learner = Learner(self.model, dataclasses.replace(self.config.learner, lr=config.lr))
         demos = demonstrations(
             self.make_env,
             self.renderer,
@@ -425,10 +425,6 @@ def _tree_metrics(trees: Sequence[Tree]) -> dict[str, float]:
         "groups_without_signal": sum(len({x.outcome.reward for x in t.leaves() if x.outcome}) == 1 for t in trees)
         / len(trees),
     }
-
-
-def _replace(config: Any, **changes: Any) -> Any:
-    return dataclasses.replace(config, **changes)
 
 
 def _version(package: str) -> str | None:
