@@ -298,10 +298,7 @@ class CachedBackend:
         if self.mode == "off":
             return self._ask(query, k)
         key = arguments_key({"query": query, "k": k})
-        while True:
-            stored = self._stored(key, query)
-            if stored is not None:
-                return [Hit(*row) for row in stored]
+        while (hits := self._stored(key, query)) is None:
             if self.mode == "strict":
                 raise InfraError(
                     f"the cassette {self.cassette.path} holds no answer to {query!r} (k={k}, corpus "
@@ -317,13 +314,21 @@ class CachedBackend:
                 leader.wait()
                 continue  # its answer is stored now; or it failed, and it is our turn to ask
             try:
-                hits = self._ask(query, k)
-                rows = [[hit.title, hit.url, hit.snippet, hit.score] for hit in hits]
-                return [Hit(*row) for row in self.cassette.put(self.tool, self.fingerprint, key, rows)]
+                return self._record(key, query, k)
             finally:
                 with self._guard:
                     del self._under_way[key]
                 mine.set()
+        return hits
+
+    def _record(self, key: str, query: str, k: int) -> list[Hit]:
+        """Ask and store, as the only thread of this process that does so for ``key``."""
+        # Between this thread's miss and its turn, another may have stored the answer: look again.
+        hits = self._stored(key, query)
+        if hits is not None:
+            return hits
+        rows = [[hit.title, hit.url, hit.snippet, hit.score] for hit in self._ask(query, k)]
+        return _hits(self.cassette.put(self.tool, self.fingerprint, key, rows))
 
     def clone(self) -> Self:
         """Itself: clones of an environment share the cache."""
@@ -335,16 +340,20 @@ class CachedBackend:
     def __copy__(self) -> Self:
         return self
 
-    def _stored(self, key: str, query: str) -> list[list[Any]] | None:
-        rows: list[list[Any]] | None = self.cassette.get(self.tool, self.fingerprint, key)
+    def _stored(self, key: str, query: str) -> list[Hit] | None:
+        rows = self.cassette.get(self.tool, self.fingerprint, key)
         if rows is None:
             # Imported caches do not say how many hits were asked for.
             rows = self.cassette.get(self.tool, self.fingerprint, arguments_key({"query": query}))
-        return rows
+        return None if rows is None else _hits(rows)
 
     def _ask(self, query: str, k: int) -> list[Hit]:
         assert self.backend is not None
         return self.backend.search(query, k)
+
+
+def _hits(rows: Iterable[Iterable[Any]]) -> list[Hit]:
+    return [Hit(*row) for row in rows]
 
 
 def _corpus(backend: SearchBackend | None, cassette: Cassette, corpus: str | None, tool: str) -> str:

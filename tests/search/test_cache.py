@@ -195,6 +195,31 @@ def test_equal_misses_at_once_ask_once(cassette: Cassette) -> None:
     assert all(answer == answers[0] for answer in answers)
 
 
+def test_a_miss_that_comes_to_its_turn_late_looks_again(tmp_path: Path) -> None:
+    """The leader stores and leaves between another thread's miss and its turn: that thread must not ask again."""
+    missed, stored = threading.Event(), threading.Event()
+
+    class SlowReader(Cassette):
+        def get(self, tool: str, corpus: str, arguments: str) -> object:
+            value = super().get(tool, corpus, arguments)
+            if threading.current_thread().name.startswith("late") and not missed.is_set() and "k" in arguments:
+                missed.set()
+                assert stored.wait(60)
+            return value
+
+    live = Live()
+    tape = SlowReader(tmp_path / "tape.sqlite")
+    cached = CachedBackend(live, tape, "record")
+    with ThreadPoolExecutor(1, thread_name_prefix="late") as pool:
+        late = pool.submit(cached.search, "x", 1)
+        assert missed.wait(60)
+        first = cached.search("x", 1)
+        stored.set()
+        assert late.result(60) == first
+    assert live.calls == ["x"]
+    tape.close()
+
+
 def test_import_of_a_published_json_cache(cassette: Cassette, tmp_path: Path) -> None:
     source = tmp_path / "cache.json"
     source.write_text(json.dumps({"who wrote it": "Page 1: Ann\nPage 2", "b": ""}))
