@@ -10,7 +10,7 @@ from arpo_algo import cli, options
 from arpo_algo.config import RunConfig
 from arpo_algo.errors import ConfigError
 
-DEMO = Path(cli.__file__).parent / "configs" / "demo.toml"
+DEMO = Path(cli.__file__).parents[1] / "configs" / "demo.toml"
 
 
 def test_file_and_overrides() -> None:
