@@ -37,6 +37,10 @@ class RolloutSection:
     """How rollouts are sampled."""
 
     prompts: int = opt(8, "prompts a training step")
+    engine: str = opt("torch", "who generates: torch, vllm (in process), vllm-server (docs/engines.md)")
+    engine_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "its own options, e.g. rollout.engine_options.dtype='bfloat16'"}
+    )
     temperature: float = opt(1.0, "sampling temperature in training")
     max_turn_tokens: int = opt(256, "new tokens a turn at most")
     max_tokens: int = opt(2048, "tokens of a trajectory at most, prompt included")

@@ -29,13 +29,15 @@ def section(cls: type[T], help: str) -> Any:
     return dataclasses.field(default_factory=cls, metadata={"help": help})
 
 
-def load(cls: type[T], values: Mapping[str, Any]) -> T:
+def load(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     """A ``cls`` (nested frozen dataclasses) from nested ``values``; what is missing takes its default.
+
+    ``path`` goes before each key in messages (``"rollout."``).
 
     Raises:
         ConfigError: an unknown key (the nearest is given), or a value of the wrong type or out of range.
     """
-    return _load(cls, values, "")
+    return _load(cls, values, path)
 
 
 def _load(cls: type[T], values: Mapping[str, Any], path: str) -> T:

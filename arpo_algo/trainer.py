@@ -26,11 +26,10 @@ import torch
 from rich.console import Console
 
 import arpo_env  # noqa: F401 (registers the ids)
-from arpo_algo import models
+from arpo_algo import engines, models
 from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
 from arpo_algo.engines.base import Sampling
-from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.evaluation import Evaluation, evaluate
 from arpo_algo.learner import Learner
@@ -63,6 +62,7 @@ class Trainer:
         self.console = console or Console()
         self.algorithm = make(config.algorithm.name, **config.algorithm.options)
         rollout = config.rollout
+        engine = engines.choose(rollout.engine, rollout.engine_options)
         self.rollout = RolloutConfig(
             M=self.algorithm.M,
             N=self.algorithm.N,
@@ -88,8 +88,8 @@ class Trainer:
             source = str(start / "model") if start is not None else config.model
             self.model, self.tokenizer = models.load(source, device=self.device)
             self.renderer = Renderer(self.tokenizer)
-            # One model in one process: engine and learner share its weights, nothing is copied between them.
-            self.engine = TorchEngine(self.model, self.tokenizer, slots=rollout.slots, max_length=rollout.max_tokens)
+            setup = engines.EngineSetup(self.model, self.tokenizer, source, rollout.slots, rollout.max_tokens)
+            self.engine = engine.build(setup)
             self.learner = Learner(
                 self.model, config.learner, temperature=rollout.temperature, algorithm=self.algorithm
             )
@@ -275,7 +275,8 @@ class Trainer:
         return result
 
     def close(self) -> None:
-        """Release the folder. Idempotent."""
+        """Release the engine and the folder. Idempotent."""
+        self.engine.close()
         self.tracker.close()
         self.folder.close()
 
@@ -354,7 +355,7 @@ class Trainer:
         self.learner.set_reference(reference)
 
     def _sync(self) -> None:
-        """The engine shares the model: new weights are there already, cached keys must go."""
+        """New weights to the engine (the torch engine shares the model: there, only cached keys must go)."""
         self.engine.load_weights(dict(self.model.named_parameters()))
 
     def _save_trees(self, name: str, trees: Sequence[Tree], step: int) -> None:

@@ -111,5 +111,13 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Any) -> None:
-        """Replace the weights (a state dict of the same model); every cached key and value is dropped."""
+        """Replace the weights (a state dict of the same model); every cached key and value is dropped.
+
+        Raises:
+            ConfigError: requests are queued or running, or names or shapes do not fit the model.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up processes, connections and memory. Idempotent."""
         ...

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arpo_algo.attention import CachePlan, Chunk, KVCache, use_arpo_attention
+from arpo_algo.engines import EngineSetup, register
 from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling
+from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.entropy import entropy_from_logits
 from arpo_algo.errors import ConfigError, TrainingError
-
-_TAIL = 24  # tokens decoded to look for a stop string; longer than any closing tag
+from arpo_algo.options import opt
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class TorchEngine:
         self.vocab_size = int(config.vocab_size)
         self.max_length = max_length
         self.step_tokens = step_tokens
-        self.eos = _end_tokens(model, tokenizer)
+        self.stopping = Stopping(tokenizer, end_tokens(tokenizer, getattr(model, "generation_config", None)))
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         weight = next(model.parameters())
@@ -101,7 +101,6 @@ class TorchEngine:
         self._slots = [_Slot(i) for i in range(slots)]
         self._queue: list[Request] = []
         self._running: dict[int, _Running] = {}
-        self._may_end: dict[tuple[int, str], bool] = {}
         self._steps = 0
         #: Counters for the speed studies: tokens run through the model, by why.
         self.prefilled = 0
@@ -158,6 +157,9 @@ class TorchEngine:
                 parameter.copy_(weights[name])
         for slot in self._slots:
             slot.tokens, slot.held = [], None
+
+    def close(self) -> None:
+        """Nothing is held beyond the model."""
 
     # ------------------------------------------------------------------ admission
 
@@ -264,8 +266,8 @@ class TorchEngine:
             row.tokens.append(token)
             row.logprobs.append(logprob)
             row.entropies.append(entropy)
-            reason = self._ended(row, token)
             request = row.request
+            reason = self.stopping.reason(row.tokens, request.stop, request.max_tokens)
             if len(row.tokens) == request.probe and reason is None:
                 events.append(Probed(request.id, tuple(row.entropies)))
             if reason is None:
@@ -280,29 +282,6 @@ class TorchEngine:
                 Finished(request.id, tuple(row.tokens), tuple(row.logprobs), tuple(row.entropies), str(text), reason)
             )
         return events
-
-    def _ended(self, row: _Running, token: int) -> Literal["stop", "eos", "length"] | None:
-        if token in self.eos:
-            return "eos"
-        if self._stops(row, token):
-            return "stop"
-        return "length" if len(row.tokens) >= row.request.max_tokens else None
-
-    def _stops(self, row: _Running, token: int) -> bool:
-        """Whether ``token`` completes a stop string, wherever token boundaries fall."""
-        stops = row.request.stop
-        # Cheap first: most tokens hold no last character of any stop string.
-        if not any(self._holds(token, stop[-1]) for stop in stops):
-            return False
-        tail = str(self.tokenizer.decode(row.tokens[-_TAIL:]))
-        before = str(self.tokenizer.decode(row.tokens[-_TAIL:-1]))
-        return any(tail.count(stop) > before.count(stop) for stop in stops)
-
-    def _holds(self, token: int, char: str) -> bool:
-        key = (token, char)
-        if key not in self._may_end:
-            self._may_end[key] = char in str(self.tokenizer.decode([token]))
-        return self._may_end[key]
 
 
 def draw(
@@ -393,14 +372,20 @@ def _common_prefix(a: list[int], b: tuple[int, ...]) -> int:
     return low
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    found: set[int] = set()
-    generation: Any = getattr(model, "generation_config", None)
-    for value in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
-        if isinstance(value, int):
-            found.add(value)
-        elif value is not None:
-            found.update(value)
-    if not found:
-        raise ConfigError("neither the model nor its tokenizer names an end token (eos_token_id)")
-    return frozenset(found)
+@dataclass(frozen=True)
+class TorchOptions:
+    """Own options of the torch engine."""
+
+    step_tokens: int = opt(4096, "most tokens one forward computes")
+
+
+@register("torch", TorchOptions)
+def build(setup: EngineSetup, options: TorchOptions) -> TorchEngine:
+    """On the learner's own model: nothing is copied between them."""
+    return TorchEngine(
+        setup.model,
+        setup.tokenizer,
+        slots=setup.slots,
+        max_length=setup.max_length,
+        step_tokens=options.step_tokens,
+    )

@@ -146,3 +146,6 @@ class ScriptedEngine:
 
     def load_weights(self, weights: Any) -> None:
         raise NotImplementedError
+
+    def close(self) -> None:
+        pass
