@@ -11,7 +11,6 @@ import argparse
 import importlib
 import inspect
 import pkgutil
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
