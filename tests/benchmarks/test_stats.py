@@ -1,0 +1,180 @@
+"""Estimators, intervals and tests: against closed forms, brute force, and by simulation of clustered samples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arpo_algo.stats import (
+    average_interval,
+    bootstrap_mean,
+    holm,
+    mean_interval,
+    paired_difference,
+    paired_permutation,
+    pass_at_k,
+    pass_hat_k,
+    wilson,
+)
+
+shares = st.lists(st.floats(0, 1), min_size=1, max_size=40)
+
+
+class TestPassAtK:
+    @pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 4), (6, 6, 2), (7, 3, 7)])
+    def test_is_the_share_of_subsets(self, n: int, c: int, k: int) -> None:
+        right = [1] * c + [0] * (n - c)
+        subsets = list(itertools.combinations(right, k))
+        assert pass_at_k(n, c, k) == pytest.approx(np.mean([any(s) for s in subsets]))
+        assert pass_hat_k(n, c, k) == pytest.approx(np.mean([all(s) for s in subsets]))
+
+    def test_is_unbiased(self) -> None:
+        p, n, k = 0.3, 8, 4
+        weights = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+        assert sum(w * pass_at_k(n, c, k) for c, w in enumerate(weights)) == pytest.approx(1 - (1 - p) ** k)
+        assert sum(w * pass_hat_k(n, c, k) for c, w in enumerate(weights)) == pytest.approx(p**k)
+
+    @pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, 1, 0), (3, 1, 4)])
+    def test_refuses(self, n: int, c: int, k: int) -> None:
+        with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
+            pass_at_k(n, c, k)
+
+
+class TestMeanInterval:
+    @given(st.lists(st.booleans(), min_size=1, max_size=50))
+    def test_is_wilson_for_single_samples(self, rights: list[bool]) -> None:
+        got = mean_interval([float(r) for r in rights], samples=len(rights))
+        assert got == pytest.approx(wilson(sum(rights), len(rights)), abs=1e-9)
+
+    @given(shares)
+    def test_holds_the_mean_inside_the_range(self, values: list[float]) -> None:
+        low, high = mean_interval(values)
+        assert 0 <= low <= np.mean(values) + 1e-9
+        assert np.mean(values) - 1e-9 <= high <= 1
+
+    @given(shares)
+    def test_mirrors(self, values: list[float]) -> None:
+        low, high = mean_interval(values)
+        assert mean_interval([1 - v for v in values]) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+    def test_samples_of_one_task_do_not_count_as_tasks(self) -> None:
+        """Ten tasks either always or never solved: more samples of each tell nothing new."""
+        tasks = [1.0] * 5 + [0.0] * 5
+        assert mean_interval(tasks, samples=10) == mean_interval(tasks, samples=80) == wilson(5, 10)
+
+    def test_never_narrower_than_independent_samples(self) -> None:
+        assert mean_interval([0.5] * 20, samples=80) == pytest.approx(wilson(40, 80))
+
+    @pytest.mark.parametrize("values", [[], [1.2], [-0.1, 0.5]])
+    def test_refuses(self, values: list[float]) -> None:
+        with pytest.raises(ValueError, match="at least one value, all in"):
+            mean_interval(values)
+
+    @pytest.mark.parametrize("tasks", [10, 30, 100])
+    @pytest.mark.parametrize("mean", [0.05, 0.1, 0.5, 0.9])
+    @pytest.mark.parametrize("samples", [4, 8])
+    def test_covers_under_clustering(self, tasks: int, mean: float, samples: int) -> None:
+        """Difficulty from a beta distribution, correlation within a task 0.5; 2,500 draws: standard error 0.45 %."""
+        rng = np.random.default_rng([tasks, samples, int(100 * mean)])
+        rows = rng.binomial(samples, rng.beta(mean, 1 - mean, (2500, tasks))) / samples
+        spans = [mean_interval(row, samples=tasks * samples) for row in rows]
+        coverage = np.mean([low <= mean <= high for low, high in spans])
+        assert 0.93 - 0.009 <= coverage <= 0.97 + 0.009, "93 to 97 %, give or take two standard errors"
+
+    def test_coverage_over_the_cells_is_nominal(self) -> None:
+        """Averaged over accuracies near 0, near 1 and between: the 93–97 % of the promise, without slack."""
+        rng = np.random.default_rng(1)
+        hits = []
+        for mean in np.linspace(0.02, 0.98, 25):
+            for samples in (1, 4):
+                difficulty = rng.beta(mean, 1 - mean, (300, 30))
+                for row in rng.binomial(samples, difficulty) / samples:
+                    low, high = mean_interval(row, samples=30 * samples)
+                    hits.append(low <= mean <= high)
+        assert 0.94 <= np.mean(hits) <= 0.965
+
+
+class TestPairedDifference:
+    def test_no_difference_is_no_certainty(self) -> None:
+        mean, low, high = paired_difference([0.0] * 10, [0.0] * 10)
+        assert mean == 0.0
+        assert low < -0.05 < 0.05 < high
+
+    @pytest.mark.parametrize(
+        ("tasks", "mean", "gain"), [(30, 0.1, 0.0), (30, 0.5, 0.1), (100, 0.1, 0.1), (100, 0.5, 0.0)]
+    )
+    def test_covers(self, tasks: int, mean: float, gain: float) -> None:
+        rng = np.random.default_rng([tasks, int(100 * mean)])
+        easy = rng.beta(mean, 1 - mean, (2500, tasks))
+        other = np.where(rng.random(easy.shape) < 0.7, easy, rng.beta(mean, 1 - mean, easy.shape))
+        other = other + gain * (1 - other) / (1 - mean)
+        a, b = rng.binomial(4, easy) / 4, rng.binomial(4, other) / 4
+        spans = [paired_difference(x, y)[1:] for x, y in zip(a, b, strict=True)]
+        assert 0.93 <= np.mean([low <= gain <= high for low, high in spans]) <= 0.99
+
+
+class TestPermutation:
+    def test_against_the_sign_test(self) -> None:
+        """Equal differences: the binomial sign test in closed form."""
+        assert paired_permutation([0.0] * 6, [1.0] * 6) == pytest.approx(2 / 2**6)
+        # 7 of 8 in one direction: P(|X − 4| >= 3) = 2(1 + 8)/256
+        assert paired_permutation([0] * 7 + [1], [1] * 7 + [0]) == pytest.approx(18 / 256)
+
+    def test_draws_agree_with_enumeration(self) -> None:
+        rng = np.random.default_rng(3)
+        a, b = rng.random(14), rng.random(14) + 0.1
+        exact = paired_permutation(a, b)
+        # One pair that differs by next to nothing more: 15 tasks differ, so signs are drawn.
+        drawn = paired_permutation([*a, 0.0], [*b, 1e-6], draws=40_000)
+        assert drawn == pytest.approx(exact, abs=0.01)
+
+    def test_size_under_the_null(self) -> None:
+        rng = np.random.default_rng(4)
+        p = [paired_permutation(*rng.binomial(2, 0.5, (2, 12)) / 2) for _ in range(1000)]
+        assert np.mean(np.asarray(p) < 0.05) <= 0.05 + 0.014, "at most 5 % false alarms, within 2 standard errors"
+
+    def test_nothing_differs(self) -> None:
+        assert paired_permutation([1, 0, 1], [1, 0, 1]) == 1.0
+        with pytest.raises(ValueError, match="equally long"):
+            paired_permutation([1], [1, 0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+class TestAverage:
+    def test_symmetric_parts_add_as_squares(self) -> None:
+        assert average_interval([(0.5, 0.4, 0.6), (0.7, 0.6, 0.8)]) == pytest.approx(
+            (0.6, 0.6 - math.sqrt(0.02) / 2, 0.6 + math.sqrt(0.02) / 2)
+        )
+
+    def test_stays_inside(self) -> None:
+        _, low, high = average_interval([(0.0, *wilson(0, 9)), (1.0, *wilson(9, 9))])
+        assert 0 < low < 0.5 < high < 1
+
+
+class TestBootstrap:
+    def test_matches_the_normal_interval_for_many_values(self) -> None:
+        x = np.random.default_rng(5).normal(10, 2, 400)
+        low, high = bootstrap_mean(x, draws=4000)
+        half = 1.96 * x.std() / 20
+        assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.06)
+
+    def test_covers_a_skewed_mean(self) -> None:
+        """Token counts are about log-normal; the symmetric interval misses on one side, BCa leans the right way."""
+        rng = np.random.default_rng(6)
+        truth = math.exp(0.5**2 / 2)
+        spans = [bootstrap_mean(np.exp(rng.normal(0, 0.5, 60)), draws=600) for _ in range(600)]
+        assert 0.92 <= np.mean([low <= truth <= high for low, high in spans]) <= 0.98
+
+    def test_constant_and_empty(self) -> None:
+        assert bootstrap_mean([3.0, 3.0]) == (3.0, 3.0)
+        with pytest.raises(ValueError, match="at least one value"):
+            bootstrap_mean([])
