@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from arpo_algo.engines.base import Engine, Sampling
+from arpo_algo.errors import TrainingError
 from arpo_algo.rendering import Renderer
 from arpo_algo.sampler import RolloutConfig, TextEnv, TreeSampler
 from arpo_algo.stats import wilson
@@ -32,6 +33,12 @@ class Evaluation:
     @property
     def success(self) -> float:
         return sum(self.per_task.values()) / len(self.per_task)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], per_task: Mapping[str, float]) -> Evaluation:
+        """An evaluation read back from ``eval.jsonl`` and ``eval-tasks.jsonl``, without its trees."""
+        keys = ("name", "step", "reward", "tool_calls", "format_errors", "tokens", "seconds", "void")
+        return cls(per_task=dict(per_task), trees=(), **{key: row[key] for key in keys})
 
     def row(self) -> dict[str, Any]:
         """The row of ``eval.jsonl``: means a task, success with its 95 % Wilson interval."""
@@ -79,8 +86,20 @@ def evaluate(
         trees = sampler.sample([{"task_id": t} for t in task_ids], seed=(seed, 7), on_leaf=on_leaf)
     finally:
         sampler.close()
+    return summarise(trees, name=name, step=step, seconds=time.perf_counter() - start)
+
+
+def summarise(trees: Sequence[Tree], *, name: str, step: int, seconds: float) -> Evaluation:
+    """Grade trees of one trajectory each.
+
+    Raises:
+        TrainingError: infrastructure spoilt every one.
+    """
     outcomes = {t.task_id: leaf.outcome for t in trees for leaf in t.leaves() if leaf.outcome is not None}
     n = len(outcomes)
+    if not n:
+        first = next((leaf.outcome.stop_reason for t in trees for leaf in t.void_leaves() if leaf.outcome), "no tasks")
+        raise TrainingError(f"evaluation {name!r}: infrastructure spoilt every trajectory: {first}")
     sampled = sum(len(node.tokens) for t in trees for node in t.nodes if node.kind == "action")
     return Evaluation(
         name,
@@ -90,7 +109,7 @@ def evaluate(
         sum(o.tool_calls for o in outcomes.values()) / n,
         sum(not o.info["format_ok"] for o in outcomes.values()) / n,
         sampled / n,
-        time.perf_counter() - start,
+        seconds,
         sum(len(t.void_leaves()) for t in trees),
         trees,
     )

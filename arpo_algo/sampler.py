@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
@@ -28,9 +29,10 @@ from arpo_algo.engines.base import Engine, Event, Finished, Request, Sampling
 from arpo_algo.entropy import normalised_mean
 from arpo_algo.errors import ConfigError
 from arpo_algo.rendering import Renderer
+from arpo_algo.threads import DaemonPool
 from arpo_algo.tree import ForkDecision, Node, Outcome, Tree
 from arpo_env.env import AgentEnv
-from arpo_env.errors import InfraError
+from arpo_env.errors import ArpoEnvError, InfraError
 
 #: An AgentEnv inside whatever wrappers the user chose; ``copy.deepcopy`` forks it, wrappers included.
 TextEnv = gymnasium.Env[str, str]
@@ -46,6 +48,7 @@ class RolloutConfig:
         sampling: temperature and the like.
         max_turn_tokens: new tokens a turn at most. max_tokens: tokens of a trajectory at most, prompt included.
         tool_lag: engine steps between a call and the admission of its result; None: as they come.
+        tool_timeout: seconds after which a call that has not come back is given up and its trajectory is void.
 
     Raises:
         ConfigError: contradictory values.
@@ -58,6 +61,7 @@ class RolloutConfig:
     max_turn_tokens: int = 256
     max_tokens: int = 2048
     tool_lag: int | None = 1
+    tool_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         if self.N < 1:
@@ -70,6 +74,8 @@ class RolloutConfig:
             raise ConfigError(f"token budgets must be >= 1, got {self.max_turn_tokens} and {self.max_tokens}")
         if self.tool_lag is not None and self.tool_lag < 0:
             raise ConfigError(f"tool_lag must be >= 0 or None, got {self.tool_lag}")
+        if not self.tool_timeout > 0:
+            raise ConfigError(f"tool_timeout must be > 0 seconds, got {self.tool_timeout}")
 
 
 @dataclass
@@ -124,6 +130,7 @@ class _Call:
     branch: _Branch
     future: Future[tuple[str, SupportsFloat, bool, bool, dict[str, Any]]]
     due: int | None
+    until: float  # monotonic time at which it is given up
 
 
 class TreeSampler:
@@ -155,13 +162,13 @@ class TreeSampler:
         self.renderer = renderer
         self.make_env = make_env
         self.config = config
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="arpo-env")
+        self._pool = DaemonPool(workers)
         self._spare: list[TextEnv] = []
         self._next_id = 0
 
     def close(self) -> None:
         """Close environments and threads. Idempotent."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown()
         for env in self._spare:
             env.close()
         self._spare.clear()
@@ -171,6 +178,7 @@ class TreeSampler:
         tasks: Sequence[dict[str, Any]],
         *,
         seed: int | Sequence[int],
+        indices: Sequence[int] | None = None,
         on_leaf: Callable[[Tree, Node], None] | None = None,
     ) -> list[Tree]:
         """One finished tree a task.
@@ -178,17 +186,20 @@ class TreeSampler:
         Args:
             tasks: ``reset`` options, one a prompt (``{"split": "train", "index": 3}``).
             seed: entropy of every random stream in this call; same seed and weights, same trees.
+            indices: what tells the tasks' random streams apart, default 0, 1, 2 …; a part of a batch sampled with
+                the indices it has in the whole batch draws as it does there.
             on_leaf: called at each trajectory's end (progress display).
 
         Raises:
             ConfigError: a prompt that leaves no room for a turn.
 
-        Trajectories spoilt by infrastructure are void leaves: a tree may have nothing but those.
+        Trajectories spoilt by infrastructure, or by an exception in a task's or a tool's own code, are void leaves
+        whose ``stop_reason`` says why: a tree may have nothing but those.
         """
         entropy = (seed,) if isinstance(seed, int) else tuple(seed)
         run = _Run(self, entropy, on_leaf)
         try:
-            return run.run(tasks)
+            return run.run(tasks, range(len(tasks)) if indices is None else indices)
         finally:
             run.cleanup()
 
@@ -214,8 +225,8 @@ class _Run:
 
     # ------------------------------------------------------------------ the loop
 
-    def run(self, tasks: Sequence[dict[str, Any]]) -> list[Tree]:
-        for index, options in enumerate(tasks):
+    def run(self, tasks: Sequence[dict[str, Any]], indices: Sequence[int]) -> list[Tree]:
+        for index, options in zip(indices, tasks, strict=True):
             self.open_group(index, options)
         while self.running or self.calls:
             self.collect()
@@ -229,7 +240,10 @@ class _Run:
         """Leave nothing behind, also after an exception."""
         for call in self.calls:
             call.future.cancel()
-        wait([c.future for c in self.calls])
+        wait([c.future for c in self.calls], timeout=max((c.until - time.monotonic() for c in self.calls), default=0))
+        for call in self.calls:
+            if not call.future.done():
+                self.sampler._pool.abandon(call.future)
         for branch in [*self.running.values(), *(c.branch for c in self.calls)]:
             branch.env.close()
         for request_id in self.running:
@@ -247,7 +261,12 @@ class _Run:
 
     def open_group(self, index: int, options: dict[str, Any]) -> None:
         env = self.sampler._spare.pop() if self.sampler._spare else self.sampler.make_env()
-        _, info = env.reset(options=options)
+        try:
+            _, info = env.reset(options=options)
+        except Exception as error:
+            env.close()
+            self.open_void(index, str(options.get("task_id", options)), error)
+            return
         inner = _agent(env)
         prompt = self.sampler.renderer.prompt(info["messages"])
         room = self.config.max_tokens - len(prompt)
@@ -266,6 +285,21 @@ class _Run:
         for _ in range(n):
             self.start_root(group, may_fork=group.budget.forks > 0)
 
+    def open_void(self, index: int, name: str, error: Exception) -> None:
+        """A task that could not even begin: a tree of one void trajectory."""
+        end = self.sampler.renderer.tokenizer.eos_token_id
+        tree = Tree(name, [end if isinstance(end, int) else 0])
+        self.groups.append(_Group(index, tree, self.budget(index, 1, 1), []))
+        self.add_void(tree, 0, error)
+
+    def add_void(self, tree: Tree, above: int, error: Exception) -> Node:
+        """A trajectory that an exception ended before its turn began."""
+        node = tree.add(above, "action")
+        node.outcome = _void(error)
+        if self.on_leaf is not None:
+            self.on_leaf(tree, node)
+        return node
+
     def budget(self, index: int, roots: int, trajectories: int) -> FairBudget:
         rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, index, _BUDGET]))
         return FairBudget(trajectories - roots, roots, rng)
@@ -276,9 +310,13 @@ class _Run:
         group.roots += 1
         if root >= len(group.live):
             group.live.append(0)
+        try:
+            env = copy.deepcopy(group.env)
+        except InfraError as error:
+            self.add_void(group.tree, 0, error)
+            return
         group.live[root] += 1
-        branch = _Branch(group, root, (root,), copy.deepcopy(group.env), 0, list(group.tree.nodes[0].tokens), may_fork)
-        self.submit(branch)
+        self.submit(_Branch(group, root, (root,), env, 0, list(group.tree.nodes[0].tokens), may_fork))
 
     def submit(self, branch: _Branch) -> None:
         """Ask the engine for the branch's next turn."""
@@ -343,11 +381,16 @@ class _Run:
     def fork(self, branch: _Branch, beside: Node, sibling: int) -> None:
         """A sibling turn at the node where entropy was measured: same prefix, a live clone of its environment."""
         group = branch.group
+        try:
+            env = copy.deepcopy(branch.env)
+        except InfraError as error:
+            self.add_void(group.tree, branch.above, error).fork_of = beside.id
+            return
         twin = _Branch(
             group,
             branch.root,
             (*branch.key, branch.turn, sibling + 1),
-            copy.deepcopy(branch.env),
+            env,
             branch.above,
             list(branch.prefix),
             may_fork=True,
@@ -368,7 +411,12 @@ class _Run:
         node.entropies += event.entropies
         node.text = event.text
         if isinstance(self.config.branching, Expanding):
-            before = dataclasses.replace(branch, env=copy.deepcopy(branch.env), prefix=list(branch.prefix), node=None)
+            try:
+                env = copy.deepcopy(branch.env)
+            except InfraError as error:
+                self.end(branch, _void(error))
+                return
+            before = dataclasses.replace(branch, env=env, prefix=list(branch.prefix), node=None)
             branch.group.turns[node.id] = _Turn(dataclasses.replace(before, request=None), list(branch.said))
         text = self.decode([*branch.said, *event.tokens]) if branch.said else event.text
         branch.prefix += event.tokens
@@ -376,7 +424,8 @@ class _Run:
         branch.said = []
         future = self.sampler._pool.submit(branch.env.step, text)
         lag = self.config.tool_lag
-        self.calls.append(_Call(branch, future, None if lag is None else self.steps + lag))
+        until = time.monotonic() + self.config.tool_timeout
+        self.calls.append(_Call(branch, future, None if lag is None else self.steps + lag, until))
         branch.request = event.id  # its keys are held: the next turn continues them
 
     def collect(self) -> None:
@@ -384,8 +433,9 @@ class _Run:
         idle = not self.engine.busy
         if self.config.tool_lag is None:
             if idle and self.calls:
-                wait([c.future for c in self.calls], return_when=FIRST_COMPLETED)
-            ready = [c for c in self.calls if c.future.done()]
+                first_end = min(c.until for c in self.calls)
+                wait([c.future for c in self.calls], first_end - time.monotonic(), FIRST_COMPLETED)
+            ready = [c for c in self.calls if c.future.done() or time.monotonic() >= c.until]
         else:
             first = self.calls[0].due if self.calls else None
             now = max(self.steps, first) if idle and first is not None else self.steps
@@ -397,10 +447,16 @@ class _Run:
 
     def on_result(self, call: _Call) -> None:
         branch = call.branch
+        wait([call.future], call.until - time.monotonic())
+        if not call.future.done():
+            self.sampler._pool.abandon(call.future)
+            waited = f"the environment gave no answer for {self.config.tool_timeout:g} s (tool_timeout)"
+            self.end(branch, _void(InfraError(waited)), close=False)
+            return
         try:
             observation, reward, terminated, truncated, info = call.future.result()
-        except InfraError as error:
-            self.end(branch, Outcome(0.0, stop_reason=f"infra: {error}", void=True))
+        except Exception as error:
+            self.end(branch, _void(error))
             return
         if not (terminated or truncated):
             tokens = self.sampler.renderer.result(observation)
@@ -413,13 +469,14 @@ class _Run:
                 return
             # The result does not fit: the trajectory ends here, by its token budget.
             _, reward, terminated, truncated, info = branch.env.get_wrapper_attr("truncate")("max_tokens")
-        self.end(branch, _outcome(float(reward), truncated, info))
+        self.end(branch, Outcome.of(float(reward), truncated, info))
 
-    def end(self, branch: _Branch, outcome: Outcome) -> None:
+    def end(self, branch: _Branch, outcome: Outcome, *, close: bool = True) -> None:
         group = branch.group
         node = self.current_node(branch)
         node.outcome = outcome
-        branch.env.close()
+        if close:  # an environment whose step still runs is left to it
+            branch.env.close()
         if branch.request is not None:
             self.engine.release(branch.request)
         if self.on_leaf is not None:
@@ -433,7 +490,7 @@ class _Run:
         missing = self.config.M - len(group.tree.leaves()) - len(group.tree.void_leaves())
         if not group.planned:
             self.plan(group)
-        elif missing and not self.expand(group, missing):
+        elif missing and not self.grow(group, missing):
             for _ in range(missing):
                 self.start_root(group, may_fork=False)
         if not any(group.live) and group.env is not None:
@@ -459,6 +516,15 @@ class _Run:
         group.budget.retire(0)
         for _ in range(n - 1):
             self.start_root(group, may_fork=group.budget.forks > 0)
+
+    def grow(self, group: _Group, missing: int) -> bool:
+        """:meth:`expand`; what infrastructure keeps from growing becomes void trajectories."""
+        try:
+            return self.expand(group, missing)
+        except InfraError as error:
+            for _ in range(missing):
+                self.add_void(group.tree, 0, error)
+            return True
 
     def expand(self, group: _Group, missing: int) -> bool:
         """Fork finished rollouts where the rule says (:class:`~arpo_algo.branching.Expanding`); False: nowhere."""
@@ -545,15 +611,13 @@ def _agent(env: TextEnv) -> AgentEnv:
     return inner
 
 
-def _outcome(reward: float, truncated: bool, info: dict[str, Any]) -> Outcome:
-    return Outcome(
-        reward=reward,
-        reward_terms=dict(info["reward_terms"]),
-        is_success=info["is_success"],
-        stop_reason=info["stop_reason"],
-        truncated=truncated,
-        tool_calls=info["tool_calls"],
-        turns=info["turn"],
-        answer=info["answer"],
-        info={"format_ok": info["format_ok"], "verdict": info["verdict"]},
-    )
+def _void(error: Exception) -> Outcome:
+    """What an exception makes of a trajectory.
+
+    Raises:
+        Exception: ``error`` itself, when it says that the caller misused something: every trajectory would fail.
+    """
+    if isinstance(error, ConfigError | ArpoEnvError) and not isinstance(error, InfraError):
+        raise error
+    said = f"infra: {error}" if isinstance(error, InfraError) else f"error: {type(error).__name__}: {error}"
+    return Outcome(0.0, stop_reason=said, void=True)

@@ -52,9 +52,16 @@ def demonstrate(env: TextEnv, renderer: Renderer, task_id: str, rng: np.random.G
 
 
 def demonstrations(
-    make_env: Callable[[], TextEnv], renderer: Renderer, *, count: int, task_seed: int, seed: int, flawed_share: float
+    make_env: Callable[[], TextEnv],
+    renderer: Renderer,
+    *,
+    count: int,
+    task_seed: int,
+    seed: int,
+    flawed_share: float,
+    begin: int = 0,
 ) -> Generator[Tree]:
-    """``count`` demonstrations on the tasks 0 … count−1 of stream ``task_seed`` of the train split.
+    """Demonstrations on the tasks ``begin`` … ``count``−1 of stream ``task_seed`` of the train split.
 
     Raises:
         ConfigError: a share outside [0, 1].
@@ -65,7 +72,7 @@ def demonstrations(
     inner = env.unwrapped
     assert isinstance(inner, AgentEnv)
     try:
-        for index in range(count):
+        for index in range(begin, count):
             rng = np.random.default_rng(np.random.SeedSequence([seed, 3, index]))
             yield demonstrate(env, renderer, f"{inner.family.name}/train/{task_seed}/{index}", rng, flawed_share)
     finally:
