@@ -20,7 +20,7 @@ from arpo_env.errors import ConfigError, unknown
 from arpo_env.tasks.base import TaskFamily
 from arpo_env.tools.base import Tool
 
-if TYPE_CHECKING:  # its package loads bm25s
+if TYPE_CHECKING:
     from arpo_env.search.base import SearchBackend
 
 #: id -> its entry point in this module.

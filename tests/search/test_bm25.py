@@ -4,6 +4,7 @@ import copy
 import math
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -135,10 +136,44 @@ def test_a_loaded_index_answers_exactly_alike(tmp_path: Path) -> None:
     assert BM25Index.load(tmp_path / "again").search("北京", 9) == built.search("北京", 9)
 
 
+def test_a_streamed_build_gives_the_same_files(tmp_path: Path) -> None:
+    BM25Index.build(CORPUS).save(tmp_path / "saved")
+    streamed = BM25Index.build(iter(CORPUS), tmp_path / "streamed")
+    files = [
+        {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()} for name in ("saved", "streamed")
+    ]
+    assert files[0] == files[1]
+    assert isinstance(streamed._postings.scores, np.memmap)
+    assert list(streamed.pages) == CORPUS
+
+
+def test_a_streamed_build_that_fails_leaves_the_old_index(tmp_path: Path) -> None:
+    BM25Index.build(CORPUS[:10], tmp_path)
+
+    def broken() -> Iterator[Page]:
+        yield CORPUS[0]
+        raise ConfigError("line 2: not JSON")
+
+    with pytest.raises(ConfigError, match="line 2"):
+        BM25Index.build(broken(), tmp_path)
+    with pytest.raises(ConfigError, match="nothing to index"):
+        BM25Index.build(iter(()), tmp_path)
+    assert len(BM25Index.load(tmp_path)) == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["index.json", BM25Index.load(tmp_path).fingerprint[:16]]
+    )
+    # What a killed build left is no reason to refuse the folder.
+    (tmp_path / "b" / "partial-x").mkdir(parents=True)
+    assert len(BM25Index.build(CORPUS[:3], tmp_path / "b")) == 3
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="an index is a folder"):
+        BM25Index.build(CORPUS, tmp_path / "file")
+
+
 def test_it_is_mapped_not_read(tmp_path: Path) -> None:
     BM25Index.build(CORPUS).save(tmp_path)
     loaded = BM25Index.load(tmp_path)
-    assert isinstance(loaded._postings._scores, np.memmap)
+    assert isinstance(loaded._postings.scores, np.memmap)
     assert isinstance(loaded._pages._rows._bytes, np.memmap)  # type: ignore[attr-defined]
 
 
@@ -158,7 +193,7 @@ def test_a_failed_save_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("arpo_env.search.bm25._save_pages", broken)
+    monkeypatch.setattr("arpo_env.search.bm25.save_pages", broken)
     with pytest.raises(OSError, match="no space"):
         BM25Index.build(CORPUS).save(tmp_path)
     assert len(BM25Index.load(tmp_path)) == 10
@@ -183,7 +218,7 @@ def test_missing_damaged_and_foreign_indexes_are_told_apart(tmp_path: Path) -> N
         with pytest.raises(ConfigError, match="is damaged"):
             BM25Index.load(tmp_path / victim.name)
     manifest = tmp_path / "a" / "index.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 99'))
     with pytest.raises(ConfigError, match="index format 99"):
         BM25Index.load(tmp_path / "a")
     manifest.write_text("{")
