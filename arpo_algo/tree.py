@@ -14,9 +14,9 @@ flat lists without parent ids, so hard attribution was impossible; here the tree
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 FORMAT = 1
 NodeKind = Literal["prompt", "action", "result"]
@@ -58,6 +58,21 @@ class Outcome:
     answer: str | None = None
     void: bool = False
     info: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reward: float, truncated: bool, info: Mapping[str, Any]) -> Self:
+        """From what the last step of an :class:`~arpo_env.env.AgentEnv` returned."""
+        return cls(
+            reward=reward,
+            reward_terms=dict(info["reward_terms"]),
+            is_success=info["is_success"],
+            stop_reason=info["stop_reason"],
+            truncated=truncated,
+            tool_calls=info["tool_calls"],
+            turns=info["turn"],
+            answer=info["answer"],
+            info={"format_ok": info["format_ok"], "verdict": info["verdict"]},
+        )
 
 
 @dataclass(slots=True)
