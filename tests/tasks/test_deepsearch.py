@@ -227,6 +227,14 @@ def test_the_answer_follows_from_the_world_and_stands_not_in_the_question() -> N
         assert answer.casefold() not in task.question.casefold()
 
 
+def test_kinds_bound_the_pages_that_questions_lead_through() -> None:
+    family = DeepSearchFamily(kinds=("city", "person"), hops=(1, 2, 4), arithmetic=0.3)
+    tasks = [family.task(5, "train", i) for i in range(100)]
+    pages = {page.split(":")[0] for t in tasks for chain in t.meta["chains"] for page, _ in chain["steps"]}
+    assert pages == {"person", "city"}
+    assert {t.meta["hops"] for t in tasks} == {1, 2, 4}
+
+
 def test_hops_and_arithmetic_are_as_asked() -> None:
     family = DeepSearchFamily(hops=(2, 4), arithmetic=0.5)
     metas = [family.task(0, "train", i).meta for i in range(300)]
@@ -364,6 +372,8 @@ def test_read_hits_of_no_result() -> None:
         ({"hops": "12"}, "hops must name numbers from 1 to 4"),
         ({"arithmetic": 1.5}, "arithmetic must lie in 0..1"),
         ({"hops": (1,)}, "needs two look-ups"),
+        ({"kinds": ("person", "citty")}, "'city'"),
+        ({"kinds": ("person", "book")}, "must hold 'person' and 'city'"),
         ({"arithmetic": 1.0}, "leaves no question with one look-up"),
         ({"distractors": -0.1}, "distractors must lie in 0..1"),
         ({"aliases": float("nan")}, "aliases must lie in 0..1"),

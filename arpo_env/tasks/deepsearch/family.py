@@ -20,7 +20,7 @@ from arpo_env.search.base import SearchBackend
 from arpo_env.search.bm25 import BM25Index
 from arpo_env.tasks.base import SPLITS, Expert, Task, TaskFamily, task_rng
 from arpo_env.tasks.deepsearch.expert import demonstrate, draw_slip
-from arpo_env.tasks.deepsearch.questions import compute, look_up
+from arpo_env.tasks.deepsearch.questions import KIND_NAMES, compute, look_up
 from arpo_env.tasks.deepsearch.world import World, WorldSpec
 
 MAX_HOPS = 4
@@ -57,6 +57,8 @@ class DeepSearchFamily(TaskFamily):
         pages: pages of each split's world, at least 100.
         world_seed: which worlds; splits of one seed, and of different seeds, never share a name across splits.
         hops: the numbers of look-ups that occur (1..4), drawn with equal odds.
+        kinds: the kinds of pages that questions lead through (``person``, ``city`` …), these two among
+            them; default all. The world keeps its other pages.
         arithmetic: 0..1, the share of questions that compute with two numbers found on different pages.
         distractors: 0..1, near-duplicate names and pages that mention an entity without its facts.
         aliases: 0..1, the share of entities with a second name, which questions may use.
@@ -75,6 +77,7 @@ class DeepSearchFamily(TaskFamily):
         pages: int = 1000,
         world_seed: int = 0,
         hops: Sequence[int] = (1, 2, 3, 4),
+        kinds: Sequence[str] = KIND_NAMES,
         arithmetic: float = 0.2,
         distractors: float = 0.5,
         aliases: float = 0.1,
@@ -83,6 +86,13 @@ class DeepSearchFamily(TaskFamily):
         if not isinstance(hops, Sequence) or not hops or not all(h in range(1, MAX_HOPS + 1) for h in hops):
             raise ConfigError(f"hops must name numbers from 1 to {MAX_HOPS}, e.g. (1, 2); got {hops!r}")
         self.hops = tuple(sorted(set(hops)))
+        for kind in kinds:
+            if kind not in KIND_NAMES:
+                raise unknown("kind of page", str(kind), KIND_NAMES)
+        if not {"person", "city"} <= set(kinds):
+            # These two link to each other, and so carry chains of any length.
+            raise ConfigError(f"kinds must hold 'person' and 'city', got {kinds!r}")
+        self.kinds = tuple(kind for kind in KIND_NAMES if kind in kinds)
         if not 0.0 <= arithmetic <= 1.0:
             raise ConfigError(f"arithmetic must lie in 0..1, got {arithmetic}")
         if arithmetic > 0 and self.hops == (1,):
@@ -125,7 +135,7 @@ class DeepSearchFamily(TaskFamily):
         arithmetic = bool(rng.random() < self.arithmetic)
         allowed = [h for h in self.hops if h > 1] if arithmetic else self.hops
         hops = allowed[int(rng.integers(len(allowed)))]
-        question = (compute if arithmetic else look_up)(world, rng, hops)
+        question = (compute if arithmetic else look_up)(world, rng, hops, self.kinds)
         return Task(
             id=f"{self.name}/{split}/{seed}/{index}",
             question=question.text,

@@ -16,7 +16,7 @@ import numpy as np
 from arpo_env.tasks.deepsearch.schema import KINDS, RELATIONS_OF, Relation
 from arpo_env.tasks.deepsearch.world import Entity, World
 
-_KIND_NAMES = tuple(KINDS)
+KIND_NAMES = tuple(KINDS)
 #: Share of questions that use an entity's alias where it has one.
 _ALIAS_USE = 0.5
 #: A random walk can fail (an entity comes back, a page has no number): it is drawn again, this often at most.
@@ -66,16 +66,24 @@ def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
 
 
 def _draw_chain(
-    world: World, rng: np.random.Generator, hops: int, end: str = "", avoid: frozenset[Entity] = frozenset()
+    world: World,
+    rng: np.random.Generator,
+    hops: int,
+    kinds: Sequence[str],
+    end: str = "",
+    avoid: frozenset[Entity] = frozenset(),
 ) -> Chain | None:
-    """One random walk of ``hops`` relations; None when it cannot go on.
+    """One random walk of ``hops`` relations over pages of ``kinds``; None when it cannot go on.
 
     ``end`` says what the last relation must be: any (empty), one with that target, or one with that id.
     """
-    here = Entity(kind := _pick(rng, _KIND_NAMES), int(rng.integers(world.counts[kind])))
+    here = Entity(kind := _pick(rng, kinds), int(rng.integers(world.counts[kind])))
     entities, relations = [here], []
     for left in range(hops - 1, -1, -1):
-        choices = [r for r in RELATIONS_OF[here.kind] if (end in ("", r.target, r.id) if left == 0 else not r.numeric)]
+        # The end may be of any kind; a page on the way is one that is read.
+        choices = [
+            r for r in RELATIONS_OF[here.kind] if (end in ("", r.target, r.id) if left == 0 else r.target in kinds)
+        ]
         if not choices:
             return None
         relation = _pick(rng, choices)
@@ -123,11 +131,11 @@ def _plan(chain: Chain, start: str) -> dict[str, Any]:
     return {"start": start, "steps": steps}
 
 
-def look_up(world: World, rng: np.random.Generator, hops: int) -> Question:
-    """A chain of ``hops`` look-ups; the answer is a name or a number."""
+def look_up(world: World, rng: np.random.Generator, hops: int, kinds: Sequence[str] = KIND_NAMES) -> Question:
+    """A chain of ``hops`` look-ups on pages of ``kinds``; the answer is a name or a number."""
     writer = _Writer(world, rng)
     for _ in range(_TRIES):
-        chain = _draw_chain(world, rng, hops)
+        chain = _draw_chain(world, rng, hops, kinds)
         if chain is None:
             continue
         start = writer.start(chain)
@@ -142,31 +150,32 @@ def look_up(world: World, rng: np.random.Generator, hops: int) -> Question:
         # "Mikton" may not be the answer to a question about New Mikton.
         if answer.casefold() not in text.casefold():
             return Question(text, answer, aliases, hops, "", [_plan(chain, start)])
-    raise AssertionError(f"no chain of {hops} hops in {_TRIES} tries: {world.spec}")
+    raise AssertionError(f"no chain of {hops} hops over {kinds} in {_TRIES} tries: {world.spec}")
 
 
-def _operands(world: World, rng: np.random.Generator, hops: int) -> tuple[Chain, Chain, bool]:
+def _operands(world: World, rng: np.random.Generator, hops: int, kinds: Sequence[str]) -> tuple[Chain, Chain, bool]:
     """Two chains that end in different numbers of one sort, and whether these are years."""
     first_hops = int(rng.integers(1, hops))
     over_years = bool(rng.random() < 0.5)
     target = "year" if over_years else "number"
     for _ in range(_TRIES):
-        a = _draw_chain(world, rng, first_hops, target)
+        a = _draw_chain(world, rng, first_hops, kinds, target)
         if a is None:
             continue
         # Any two years make a span, but only two populations (lengths, …) make a sum.
-        b = _draw_chain(world, rng, hops - first_hops, "year" if over_years else a.last.id, frozenset(a.entities))
+        end = "year" if over_years else a.last.id
+        b = _draw_chain(world, rng, hops - first_hops, kinds, end, frozenset(a.entities))
         if b is not None and a.number != b.number:
             return a, b, over_years
-    raise AssertionError(f"no two chains of {hops} hops in {_TRIES} tries: {world.spec}")
+    raise AssertionError(f"no two chains of {hops} hops over {kinds} in {_TRIES} tries: {world.spec}")
 
 
-def compute(world: World, rng: np.random.Generator, hops: int) -> Question:
+def compute(world: World, rng: np.random.Generator, hops: int, kinds: Sequence[str] = KIND_NAMES) -> Question:
     """Two chains of ``hops`` look-ups together, each ending in a number, and their sum or difference.
 
     ``hops`` >= 2. Differences are positive: the question is put the right way round.
     """
-    a, b, over_years = _operands(world, rng, hops)
+    a, b, over_years = _operands(world, rng, hops, kinds)
     writer = _Writer(world, rng)
     operator = "-" if over_years or rng.random() < 0.5 else "+"
     # A span runs from the earlier year, a gap from the larger number; in a sum the plain name comes first, since
