@@ -6,7 +6,8 @@ two processes do so at once. A database has none of these problems: a write is a
 some tens of microseconds however large the file grows.
 
 Two layers. :class:`Cassette` maps (tool, corpus, arguments) to a JSON value; the first value stored for a key
-stays, so that all readers of a key see the same. :class:`CachedBackend` puts one in front of a search backend:
+stays, so that all readers of a key see the same. :class:`Recorder` decides whether to ask; :class:`CachedBackend`
+puts one in front of a search backend, ``arpo_env.web.recorded`` in front of pages:
 
 =========  =====================  ======================================
 mode       stored answer          nothing stored
@@ -255,10 +256,81 @@ class Cassette:
             raise InfraError(f"cannot {doing} the cassette {self.path}: {error}") from error
 
 
+class Recorder:
+    """The rules of the module's table for one tool and one corpus: when to ask, and what to store. Thread-safe.
+
+    Equal calls that miss at the same time ask once a process: the others wait for that answer.
+
+    Args:
+        tool: names the kind of answers in the cassette.
+        source: who answers; says whether it is ``deterministic``, and may name its corpus (``fingerprint``). None in
+            mode ``strict``.
+        cassette, mode, corpus: see :class:`CachedBackend`.
+
+    Raises:
+        ConfigError: an unknown mode, or nothing says which corpus.
+    """
+
+    def __init__(self, tool: str, source: Any, cassette: Cassette, mode: CacheMode, corpus: str | None = None) -> None:
+        if mode not in MODES:
+            raise unknown("cache mode", str(mode), MODES)
+        if source is None and mode != "strict":
+            raise ConfigError(f"mode={mode!r} asks a source on a miss, but there is none; use mode='strict'")
+        if mode == "record" and cassette.read_only:
+            raise ConfigError(f"mode='record' writes, but the cassette {cassette.path} was opened read_only")
+        self.tool, self.cassette, self.mode = tool, cassette, mode
+        self.fingerprint = _corpus(source, cassette, corpus, tool)
+        #: Replayed strictly, even the live web is deterministic.
+        self.deterministic = mode == "strict" or (source is not None and bool(source.deterministic))
+        self._guard = threading.Lock()
+        self._under_way: dict[str, threading.Event] = {}
+
+    def answer(
+        self, arguments: Mapping[str, Any], ask: Callable[[], Any], also: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The stored answer to ``arguments`` (else to ``also``), or what ``ask`` gives: a JSON value.
+
+        Raises:
+            InfraError: mode ``strict``, and it was never recorded; or the cassette cannot be used.
+        """
+        if self.mode == "off":
+            return ask()
+        keys = [arguments_key(arguments)] + ([] if also is None else [arguments_key(also)])
+        while (answer := self._stored(keys)) is None:
+            if self.mode == "strict":
+                raise InfraError(
+                    f"the cassette {self.cassette.path} holds no {self.tool} answer to {dict(arguments)} (corpus "
+                    f"{self.fingerprint!r}); strict replay asks nobody: record it first (mode='record')"
+                )
+            if self.mode == "replay":
+                return ask()
+            with self._guard:
+                leader = self._under_way.get(keys[0])
+                if leader is None:
+                    mine = self._under_way[keys[0]] = threading.Event()
+            if leader is not None:
+                leader.wait()
+                continue  # its answer is stored now; or it failed, and it is our turn to ask
+            try:
+                # Between this thread's miss and its turn, another may have stored the answer: look again.
+                answer = self._stored(keys)
+                return self.cassette.put(self.tool, self.fingerprint, keys[0], ask()) if answer is None else answer
+            finally:
+                with self._guard:
+                    del self._under_way[keys[0]]
+                mine.set()
+        return answer
+
+    def _stored(self, keys: Iterable[str]) -> Any:
+        for key in keys:
+            answer = self.cassette.get(self.tool, self.fingerprint, key)
+            if answer is not None:
+                return answer
+        return None
+
+
 class CachedBackend:
     """A search backend with a cassette in front; itself a :class:`~arpo_env.search.base.SearchBackend`.
-
-    Equal queries that miss at the same time ask the backend once a process: the others wait for that answer.
 
     Args:
         backend: who is asked on a miss; may be None in mode ``strict``.
@@ -276,18 +348,9 @@ class CachedBackend:
     def __init__(
         self, backend: SearchBackend | None, cassette: Cassette, mode: CacheMode, *, corpus: str | None = None
     ) -> None:
-        if mode not in MODES:
-            raise unknown("cache mode", str(mode), MODES)
-        if backend is None and mode != "strict":
-            raise ConfigError(f"mode={mode!r} asks a backend on a miss, but backend is None; use mode='strict'")
-        if mode == "record" and cassette.read_only:
-            raise ConfigError(f"mode='record' writes, but the cassette {cassette.path} was opened read_only")
+        self._recorder = Recorder(self.tool, backend, cassette, mode, corpus)
         self.backend, self.cassette, self.mode = backend, cassette, mode
-        self.fingerprint = _corpus(backend, cassette, corpus, self.tool)
-        #: Replayed strictly, even the live web is deterministic.
-        self.deterministic = mode == "strict" or (backend is not None and backend.deterministic)
-        self._guard = threading.Lock()
-        self._under_way: dict[str, threading.Event] = {}
+        self.fingerprint, self.deterministic = self._recorder.fingerprint, self._recorder.deterministic
 
     def search(self, query: str, k: int) -> list[Hit]:
         """The stored hits, or the backend's.
@@ -295,40 +358,9 @@ class CachedBackend:
         Raises:
             InfraError: the backend's own, or in mode ``strict`` a query that was never recorded.
         """
-        if self.mode == "off":
-            return self._ask(query, k)
-        key = arguments_key({"query": query, "k": k})
-        while (hits := self._stored(key, query)) is None:
-            if self.mode == "strict":
-                raise InfraError(
-                    f"the cassette {self.cassette.path} holds no answer to {query!r} (k={k}, corpus "
-                    f"{self.fingerprint!r}); strict replay asks nobody: record it first (mode='record')"
-                )
-            if self.mode == "replay":
-                return self._ask(query, k)
-            with self._guard:
-                leader = self._under_way.get(key)
-                if leader is None:
-                    mine = self._under_way[key] = threading.Event()
-            if leader is not None:
-                leader.wait()
-                continue  # its answer is stored now; or it failed, and it is our turn to ask
-            try:
-                return self._record(key, query, k)
-            finally:
-                with self._guard:
-                    del self._under_way[key]
-                mine.set()
-        return hits
-
-    def _record(self, key: str, query: str, k: int) -> list[Hit]:
-        """Ask and store, as the only thread of this process that does so for ``key``."""
-        # Between this thread's miss and its turn, another may have stored the answer: look again.
-        hits = self._stored(key, query)
-        if hits is not None:
-            return hits
-        rows = [[hit.title, hit.url, hit.snippet, hit.score] for hit in self._ask(query, k)]
-        return _hits(self.cassette.put(self.tool, self.fingerprint, key, rows))
+        # Imported caches do not say how many hits were asked for.
+        rows = self._recorder.answer({"query": query, "k": k}, lambda: self._ask(query, k), also={"query": query})
+        return [Hit(*row) for row in rows]
 
     def clone(self) -> Self:
         """Itself: clones of an environment share the cache."""
@@ -340,31 +372,20 @@ class CachedBackend:
     def __copy__(self) -> Self:
         return self
 
-    def _stored(self, key: str, query: str) -> list[Hit] | None:
-        rows = self.cassette.get(self.tool, self.fingerprint, key)
-        if rows is None:
-            # Imported caches do not say how many hits were asked for.
-            rows = self.cassette.get(self.tool, self.fingerprint, arguments_key({"query": query}))
-        return None if rows is None else _hits(rows)
-
-    def _ask(self, query: str, k: int) -> list[Hit]:
+    def _ask(self, query: str, k: int) -> list[list[Any]]:
         assert self.backend is not None
-        return self.backend.search(query, k)
+        return [[hit.title, hit.url, hit.snippet, hit.score] for hit in self.backend.search(query, k)]
 
 
-def _hits(rows: Iterable[Iterable[Any]]) -> list[Hit]:
-    return [Hit(*row) for row in rows]
-
-
-def _corpus(backend: SearchBackend | None, cassette: Cassette, corpus: str | None, tool: str) -> str:
-    own: str | None = getattr(backend, "fingerprint", None)
+def _corpus(source: Any, cassette: Cassette, corpus: str | None, tool: str) -> str:
+    own: str | None = getattr(source, "fingerprint", None)
     if corpus is not None or own is not None:
         return corpus if corpus is not None else str(own)
-    held = cassette.corpora(tool) if backend is None else []
+    held = cassette.corpora(tool) if source is None else []
     if len(held) != 1:
         raise ConfigError(
             f"which corpus do the answers belong to? The cassette {cassette.path} holds {held or 'none'} and "
-            f"{type(backend).__name__ if backend is not None else 'no backend'} does not say; pass corpus='…'"
+            f"{type(source).__name__ if source is not None else 'no source'} does not say; pass corpus='…'"
         )
     return held[0]
 

@@ -1,4 +1,4 @@
-"""One gate for all processes of a machine that use a search engine: a token bucket and a circuit breaker.
+"""One gate for all processes of a machine that ask one server: a token bucket and a circuit breaker.
 
 Users of live search elsewhere see half their queries fail under load, because every worker keeps its own limit, or
 none. Here the limit is a small file under a lock: whoever enters takes a token, or is told how long to wait for the
@@ -40,6 +40,7 @@ class Gate:
         max_wait: seconds a caller may be asked to wait; with more in the queue, :meth:`enter` refuses.
         trip_after: failures in a row that open the circuit.
         cool_down: seconds it stays open.
+        label: what passes here, for messages.
         clock, sleep: the wall clock (shared by processes), and how to wait; tests pass their own.
 
     Raises:
@@ -55,6 +56,7 @@ class Gate:
         max_wait: float = 60.0,
         trip_after: int = 5,
         cool_down: float = 60.0,
+        label: str = "search",
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -66,7 +68,7 @@ class Gate:
         self.path = Path(path)
         self._rate, self._burst, self._max_wait = rate, burst, max_wait
         self._trip_after, self._cool_down = trip_after, cool_down
-        self._clock, self._sleep = clock, sleep
+        self._label, self._clock, self._sleep = label, clock, sleep
         try:
             with self._locked():
                 pass
@@ -82,15 +84,19 @@ class Gate:
         with self._locked() as state:
             now = self._clock()
             if state.open_until > now:
+                left = state.open_until - now
                 raise InfraError(
-                    f"search is paused for {state.open_until - now:.0f} s more after {state.failures} failures in a row"
+                    f"{self._label} is paused for {left:.0f} s more after {state.failures} failures in a row"
                 )
             # A clock that was set back must not freeze the bucket.
             elapsed = max(0.0, now - state.updated)
             tokens = min(self._burst, state.tokens + elapsed * self._rate) - 1
             wait = max(0.0, -tokens / self._rate)
             if wait > self._max_wait:
-                raise InfraError(f"too many searches at once: the next turn is {wait:.0f} s away (rate {self._rate}/s)")
+                raise InfraError(
+                    f"{self._label}: too many requests at once, the next turn is {wait:.0f} s away "
+                    f"(rate {self._rate:g}/s)"
+                )
             if state.failures >= self._trip_after:
                 # This call is the probe; the others stay out until it has reported.
                 state.open_until = now + self._cool_down
@@ -123,3 +129,17 @@ class Gate:
             os.pwrite(descriptor, json.dumps(asdict(state)).ljust(_RECORD_BYTES).encode(), 0)
         finally:
             os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Where the gates of this user are: ``arpo`` in ``$XDG_CACHE_HOME`` or ``~/.cache``, made when missing.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arpo"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the cache folder {folder} cannot be made ({error}); set XDG_CACHE_HOME") from None
+    return folder

@@ -10,19 +10,17 @@ Record what you search (:mod:`arpo_env.search.cache`): the live web is never the
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
 from arpo_env.search.base import Hit
-from arpo_env.search.gate import Gate
+from arpo_env.search.gate import Gate, cache_folder
 
 #: Pages that are served with status 200 in place of results when an engine takes one for a robot.
 _CHALLENGE = re.compile(
@@ -88,7 +86,7 @@ class LiveSearch:
         if not (timeout > 0 and retries >= 0 and backoff >= 0):
             raise ConfigError(f"need timeout > 0, retries >= 0, backoff >= 0; got {timeout=}, {retries=}, {backoff=}")
         self.fetch: Fetcher = DdgsFetcher(engine, region, timeout) if fetch is None else fetch
-        self.gate = Gate(_cache_folder() / f"gate-{engine}.json", rate=0.5, burst=3) if gate is None else gate
+        self.gate = Gate(cache_folder() / f"gate-{engine}.json", rate=0.5, burst=3) if gate is None else gate
         #: Names the source for the cache.
         self.fingerprint = f"ddgs:{engine}:{region}"
         self._retries, self._backoff, self._sleep = retries, backoff, sleep
@@ -191,12 +189,3 @@ class DdgsFetcher:
             engine.request = request
             self._local.engine = engine
         return self._local.engine
-
-
-def _cache_folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arpo"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the cache folder {folder} cannot be made ({error}); set XDG_CACHE_HOME") from None
-    return folder

@@ -76,7 +76,7 @@ def test_a_queue_that_is_too_long_is_refused(tmp_path: Path) -> None:
     limit = Gate(tmp_path / "g", rate=1.0, max_wait=2.0, clock=clock, sleep=lambda _: None)
     for _ in range(3):
         limit.enter()
-    with pytest.raises(InfraError, match="too many searches at once: the next turn is 3 s away"):
+    with pytest.raises(InfraError, match="search: too many requests at once, the next turn is 3 s away"):
         limit.enter()
     clock.now += 1
     limit.enter()
