@@ -14,6 +14,8 @@ from pathlib import Path
 DEVICES = ("null", "zero", "full", "random", "urandom")
 _SYSTEM = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/bin", "/usr/share/zoneinfo", "/usr/share/fonts")
 _FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts")
+#: What glibc asks before it backs the heap with huge pages, which is what makes a fork of much state quick.
+_HUGE = tuple(f"/sys/kernel/mm/transparent_hugepage/{name}" for name in ("enabled", "hpage_pmd_size"))
 
 
 def interpreter_paths() -> list[str]:
@@ -53,7 +55,7 @@ def plan() -> list[list[str]]:
             steps.append(["link", str(Path(name).readlink()), name])
         elif Path(name).is_dir() and name not in done:
             steps.append(["ro", name, name])
-    steps += [["ro", p, p] for p in _FILES if Path(p).exists()]
+    steps += [["ro", p, p] for p in (*_FILES, *_HUGE) if Path(p).exists()]
     steps += [["dev", f"/dev/{d}", f"/dev/{d}"] for d in DEVICES]
     steps += [
         ["link", "/proc/self/fd", "/dev/fd"], ["link", "/proc/self/fd/0", "/dev/stdin"],

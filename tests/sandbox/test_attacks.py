@@ -229,7 +229,7 @@ def test_fork_bomb_that_outlives_its_cell(box: Box) -> None:
 
 def test_memory_bomb(box: Box) -> None:
     session = box.session()
-    result = session.run("x = []\nwhile True: x.append(bytearray(10**7))")
+    result = session.run("x = []\nwhile True: x.append(bytearray(10**7))", seconds=60)
     assert result.status in ("error", "killed")
     assert "MemoryError" in result.output or result.status == "killed"
     box.honest()

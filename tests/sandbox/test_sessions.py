@@ -208,7 +208,7 @@ def test_clone_of_a_lost_interpreter(box: Box) -> None:
 
 def test_matplotlib_does_not_crash(box: Box) -> None:
     s = box.session()
-    if "ModuleNotFound" in s.run("import matplotlib").output:
+    if "ModuleNotFound" in s.run("import matplotlib", seconds=60).output:
         pytest.skip(f"{box.name}: matplotlib is not installed")
     result = s.run(
         "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nplt.savefig('p.png')\nprint('done')", seconds=60

@@ -7,7 +7,6 @@ pleasant. What a session may claim about itself is decided in ``supervisor``.
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
 import contextlib
 import io
@@ -201,6 +200,8 @@ def _resolve(value: Any) -> Any:
     if isinstance(value, types.CoroutineType) and value.cr_code.co_filename.startswith("<cell "):
         code = value.cr_code
         if code.co_name == "<module>":
+            import asyncio  # here: it brings OpenSSL, whose maps every fork would copy
+
             return asyncio.run(value)
     return value
 

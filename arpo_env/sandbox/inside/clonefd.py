@@ -89,8 +89,15 @@ def save_deleted(held: list[Held]) -> dict[int, bytes]:
     return saved
 
 
-def detach(held: list[Held], saved: dict[int, bytes], scratch: str) -> None:
+def detach(held: list[Held], saved: dict[int, bytes]) -> None:
     """Replace every descriptor in ``held`` by one of this process's own, and shared maps by copies."""
+    if held:
+        _own_descriptors(held, saved)
+    if "mmap" in sys.modules:  # reading the map table costs as much as the fork; without that module it holds none
+        _own_maps()
+
+
+def _own_descriptors(held: list[Held], saved: dict[int, bytes]) -> None:
     pipes: dict[tuple[int, int], list[Held]] = {}
     for h in held:
         if h.kind == "pipe":
@@ -107,7 +114,7 @@ def detach(held: list[Held], saved: dict[int, bytes], scratch: str) -> None:
             try:
                 if h.kind == "deleted":
                     # through a name of its own, so that the file can be both read-only and filled
-                    new = os.open(scratch, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                    new = os.open(os.environ["TMPDIR"], os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
                     view = memoryview(saved.get(h.fd, b""))
                     while view:
                         view = view[os.write(new, view) :]
@@ -122,8 +129,6 @@ def detach(held: list[Held], saved: dict[int, bytes], scratch: str) -> None:
             _replace(h.fd, new)
     for ends in pipes.values():
         _own_pipe(ends)
-    if "mmap" in sys.modules:  # reading the map table costs as much as the fork; without that module it holds none
-        _own_maps()
 
 
 def _replace(fd: int, new: int) -> None:

@@ -45,12 +45,42 @@ class Roots:
         self._free: deque[int] = deque(range(capacity))
         self._bound: set[int] = set()
         self._spare: deque[int] = deque()  # bound already; a few rest so that a user id is not reused at once
+        self._stock: tuple[Place, int] | None = None  # a place made ahead, and its size
+        self._wanted = 0
         sysapi.mount(None, "/", None, sysapi.MS_REC | sysapi.MS_PRIVATE)
         # Nobody but the holder of capabilities may pass through it: mode 0, and root's.
         sysapi.mount("roots", "/roots", "tmpfs", sysapi.MS_NOSUID | sysapi.MS_NODEV, "mode=0,size=1m")
         sysapi.mount(None, "/roots", None, sysapi.MS_UNBINDABLE)
 
     def open(self, parent: Place | None, file_bytes: int) -> Place:
+        self._wanted = file_bytes
+        if self._stock is not None and self._stock[1] == file_bytes:
+            place, self._stock = self._stock[0], None
+        else:
+            if self._stock is not None:  # made for other limits
+                self.close(self._stock[0])
+                self._stock = None
+            place = self._make(file_bytes)
+        if parent is not None:
+            try:
+                _copy(parent.files, place.files, None if place.uid is None else (place.uid, 0))
+            except BaseException:
+                self.close(place)
+                raise
+        return place
+
+    def lacks_stock(self) -> bool:
+        """Is it worth making a place ahead, like the last one asked for?"""
+        return self._stock is None and self._wanted > 0 and bool(self._free or self._spare)
+
+    def make_stock(self) -> None:
+        """Make the next place ahead, in a quiet moment: mounting is a good part of a fork's time."""
+        file_bytes, self._wanted = self._wanted, 0  # should it fail, the next open() says why
+        with contextlib.suppress(OSError):
+            self._stock = (self._make(file_bytes), file_bytes)
+            self._wanted = file_bytes
+
+    def _make(self, file_bytes: int) -> Place:
         if len(self._spare) > 8 or not self._free:
             if not self._spare:
                 raise OverflowError("all sessions this sandbox can hold are in use; close some")
@@ -71,16 +101,13 @@ class Roots:
             sysapi.mount("session", home, "tmpfs", sysapi.MS_NOSUID | sysapi.MS_NODEV, options)
             try:
                 _furnish(home, None if uid is None else (uid, 0))
-                place = Place(number, uid, path, home, "/home", os.stat(home).st_dev)
-                if parent is not None:
-                    _copy(parent.files, home, None if uid is None else (uid, 0))
+                return Place(number, uid, path, home, "/home", os.stat(home).st_dev)
             except BaseException:
                 sysapi.umount(home)
                 raise
         except BaseException:
             (self._spare if number in self._bound else self._free).append(number)
             raise
-        return place
 
     def close(self, place: Place) -> None:
         sysapi.umount(place.files)
@@ -120,6 +147,11 @@ class Directories:
             self.close(place)
             raise
         return place
+
+    def lacks_stock(self) -> bool:
+        return False  # making a directory is quick
+
+    def make_stock(self) -> None: ...
 
     def close(self, place: Place) -> None:
         self._free.append(place.number)

@@ -36,6 +36,8 @@ GRACE, FORK_SECONDS = 0.5, 20.0
 #: How often the grace is renewed for a process that the machine did not let run.
 MAX_GRACES = 20
 CAPACITY = 1024
+_NO_SOCKET = socket.socket()  # of a session that has no process yet
+_NO_SOCKET.close()
 
 
 class Supervisor:
@@ -109,8 +111,10 @@ class Supervisor:
         while True:
             ours, theirs = socket.socketpair()
             home = self.place.home
+            # The tunable: huge pages for the heap where the machine allows them by madvise (see session._collapse).
             env = {**self.config["env"], "HOME": f"{home}/work", "TMPDIR": f"{home}/tmp",
-                   "MPLCONFIGDIR": f"{home}/tmp"}  # fmt: skip
+                   "MPLCONFIGDIR": f"{home}/tmp",
+                   "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # fmt: skip
             pid = os.fork()
             if pid == 0:
                 try:
@@ -156,7 +160,11 @@ class Supervisor:
             wait = None
             if self.deadlines:
                 wait = max(0.0, self.deadlines[0][0] - time.monotonic())
-            for key, mask in self.poll.select(wait):
+            lacking = self.place.lacks_stock()
+            events = self.poll.select(0 if lacking else wait)
+            if lacking and not events:
+                self.place.make_stock()
+            for key, mask in events:
                 try:
                     current = self.poll.get_key(key.fileobj)
                 except (KeyError, ValueError):
@@ -285,11 +293,10 @@ class Supervisor:
 
     def _adopt(self, sid: int, seed: int, limits: dict[str, Any], place: places.Place) -> Session:
         self.tag -= 1
-        return Session(sid, seed, limits, place, Process(socket.socket()), -1, self.tag)
+        return Session(sid, seed, limits, place, Process(_NO_SOCKET), -1, self.tag)
 
     def _bear(self, child: Session, parent: Session | None, done: Callable[[str | None], None]) -> None:
         """Have ``parent`` (the zygote when None) fork ``child`` into its place; ``done`` gets None or a problem."""
-        child.process.sock.close()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

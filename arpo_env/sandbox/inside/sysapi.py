@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import signal
+from typing import Any
 
 MACHINE = platform.machine()
 SUPPORTED = MACHINE in ("x86_64", "aarch64")
@@ -89,8 +90,16 @@ def syscall(name: str, *args: object) -> int:
 
 
 def prctl(option: int, value: int = 0) -> None:
-    zero = ctypes.c_ulong(0)
-    check(_lib.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl({option})")
+    check(_lib.prctl(ctypes.c_int(option), ctypes.c_ulong(value), _zero, _zero, _zero), f"prctl({option})")
+
+
+def hide() -> None:
+    """Make the calling process not dumpable: only the privileged may look into it."""
+    check(_lib.prctl(*_hide_arguments), "prctl(PR_SET_DUMPABLE)")
+
+
+_zero = ctypes.c_ulong(0)
+_hide_arguments = (ctypes.c_int(PR_SET_DUMPABLE), _zero, _zero, _zero, _zero)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
@@ -140,7 +149,8 @@ def drop_bounding(keep: int) -> None:
 
 def raw_setresuid(uid: int) -> None:
     """All three user ids of the calling thread. One system call, so that a seccomp gate sees exactly one."""
-    syscall("setresuid", uid, uid, uid)
+    # Plain ints: the kernel reads 32 bits of each, and a clone on its way touches less memory.
+    check(_lib.syscall(NR["setresuid"], uid, uid, uid), "setresuid")
 
 
 def fork_sibling() -> int:
@@ -151,11 +161,15 @@ def fork_sibling() -> int:
     run, neither glibc's nor Python's: they repair locks that other threads may hold (there are none) and reseed
     ``random``, which a clone must not.
     """
-    address = ctypes.c_void_p()
-    zero = ctypes.c_ulong(0)
-    check(_lib.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address), zero, zero, zero), "prctl(PR_GET_TID_ADDRESS)")
-    # CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID: what glibc's fork() passes, plus CLONE_PARENT
-    flags = ctypes.c_ulong(0x8000 | 0x1000000 | 0x200000 | signal.SIGCHLD)
-    null = ctypes.c_void_p(0)
-    last = (address, null) if MACHINE == "x86_64" else (null, address)  # AArch64 swaps tls and child_tid
-    return check(_lib.syscall(ctypes.c_long(NR["clone"]), flags, null, null, *last), "clone")
+    global _clone_arguments
+    if _clone_arguments is None:
+        address, null = ctypes.c_void_p(), ctypes.c_void_p(0)
+        check(_lib.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address), _zero, _zero, _zero), "prctl(PR_GET_TID_ADDRESS)")
+        # CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID: what glibc's fork() passes, plus CLONE_PARENT
+        flags = ctypes.c_ulong(0x8000 | 0x1000000 | 0x200000 | signal.SIGCHLD)
+        last = (address, null) if MACHINE == "x86_64" else (null, address)  # AArch64 swaps tls and child_tid
+        _clone_arguments = (ctypes.c_long(NR["clone"]), flags, null, null, *last)
+    return check(_lib.syscall(*_clone_arguments), "clone")
+
+
+_clone_arguments: tuple[Any, ...] | None = None  # the same in every fork: it stands in its parent's memory

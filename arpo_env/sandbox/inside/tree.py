@@ -40,18 +40,18 @@ def _copy(
         if budget[0] < 0:
             raise OSError(errno.E2BIG, f"more than {MAX_ENTRIES} files")
         info = os.stat(name, dir_fd=source, follow_symlinks=False)
-        mode = stat.S_IMODE(info.st_mode)
         if stat.S_ISLNK(info.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-            _own(name, target, owner)
-            continue
-        if stat.S_ISDIR(info.st_mode):
+            if owner is not None:
+                os.chown(name, *owner, dir_fd=target, follow_symlinks=False)
+        elif stat.S_ISDIR(info.st_mode):
             # The root of a fresh directory holds "work" and "tmp" already.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=target)
             inner, outer = os.open(name, _DIR, dir_fd=source), os.open(name, _DIR, dir_fd=target)
             try:
                 _copy(inner, outer, owner, budget, depth + 1, links)
+                _dress(outer, info, owner)
             finally:
                 os.close(inner)
                 os.close(outer)
@@ -60,28 +60,30 @@ def _copy(
                 fd, first = links[info.st_ino]
                 os.link(first, name, src_dir_fd=fd, dst_dir_fd=target, follow_symlinks=False)
                 continue
-            _copy_file(name, source, target)
+            _copy_file(name, source, target, info, owner)
             if info.st_nlink > 1:
                 links[info.st_ino] = (os.dup(target), name)
         elif stat.S_ISFIFO(info.st_mode):
             os.mkfifo(name, dir_fd=target)
-        else:
-            continue  # sockets have no copy
-        _own(name, target, owner)
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=target)
-        try:
-            os.fchmod(fd, mode)
-            os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
-        finally:
-            os.close(fd)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=target)
+            try:
+                _dress(fd, info, owner)
+            finally:
+                os.close(fd)
+        # sockets have no copy
 
 
-def _own(name: str, target: int, owner: tuple[int, int] | None) -> None:
+def _dress(fd: int, like: os.stat_result, owner: tuple[int, int] | None) -> None:
+    """Owner, mode and times of a copy; last, for writing changes the times, and a change of owner the mode."""
     if owner is not None:
-        os.chown(name, *owner, dir_fd=target, follow_symlinks=False)
+        os.fchown(fd, *owner)
+    os.fchmod(fd, stat.S_IMODE(like.st_mode))
+    os.utime(fd, ns=(like.st_atime_ns, like.st_mtime_ns))
 
 
-def _copy_file(name: str, source: int, target: int) -> None:
+def _copy_file(
+    name: str, source: int, target: int, info: os.stat_result, owner: tuple[int, int] | None
+) -> None:  # fmt: skip
     # NONBLOCK: were the file swapped for a FIFO in between, opening it must not hang the supervisor
     r = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
     try:
@@ -94,6 +96,7 @@ def _copy_file(name: str, source: int, target: int) -> None:
                 view = memoryview(block)
                 while view:
                     view = view[os.write(w, view) :]
+            _dress(w, info, owner)
         finally:
             os.close(w)
     finally:
