@@ -17,6 +17,8 @@ import gymnasium
 
 from arpo_env.env import AgentEnv
 from arpo_env.errors import ConfigError, unknown
+from arpo_env.suites.suite import Generated
+from arpo_env.suites.table import SUITES
 from arpo_env.tasks.base import TaskFamily
 from arpo_env.tools.base import Tool
 
@@ -30,6 +32,7 @@ IDS: Mapping[str, str] = {
     "ARPO-DeepSearch-v0": "make_deepsearch",
     "ARPO-ReasoningGym-v0": "make_reasoning_gym",
     "ARPO-Dataset-v0": "make_dataset",
+    **{suite.env_id: "make_suite" for suite in SUITES if not isinstance(suite.source, Generated)},
 }
 
 
@@ -153,23 +156,17 @@ def _over_a_backend(
 
 def make_math(id: str = "ARPO-Math-v0", **options: Any) -> AgentEnv:
     """Generated arithmetic with precedence; Python."""
-    from arpo_env.tasks.math import MathFamily
-
-    return _build(id, MathFamily, _python_only, options)
+    return _build(id, generated_family(id), _python_only, options)
 
 
 def make_code(id: str = "ARPO-Code-v0", **options: Any) -> AgentEnv:
     """Write a function; hidden unit tests; Python."""
-    from arpo_env.tasks.code import CodeFamily
-
-    return _build(id, CodeFamily, _python_only, options)
+    return _build(id, generated_family(id), _python_only, options)
 
 
 def make_deepsearch(id: str = "ARPO-DeepSearch-v0", **options: Any) -> AgentEnv:
     """Multi-hop questions over a generated encyclopaedia; search and Python."""
-    from arpo_env.tasks.deepsearch import DeepSearchFamily
-
-    return _build(id, DeepSearchFamily, _search_and_python, options)
+    return _build(id, generated_family(id), _search_and_python, options)
 
 
 def make_reasoning_gym(
@@ -179,9 +176,29 @@ def make_reasoning_gym(
 
     ``config``: that data set's own options (``{"max_value": 50}``).
     """
-    from arpo_env.tasks.gym import ReasoningGymFamily
+    return _build(id, functools.partial(generated_family(id), **dict(config or {})), _python_only, options)
 
-    return _build(id, functools.partial(ReasoningGymFamily, **dict(config or {})), _python_only, options)
+
+def generated_family(id: str) -> Callable[..., TaskFamily]:
+    """The family behind an id of generated tasks."""
+    match id:
+        case "ARPO-Math-v0":
+            from arpo_env.tasks.math import MathFamily
+
+            return MathFamily
+        case "ARPO-Code-v0":
+            from arpo_env.tasks.code import CodeFamily
+
+            return CodeFamily
+        case "ARPO-DeepSearch-v0":
+            from arpo_env.tasks.deepsearch import DeepSearchFamily
+
+            return DeepSearchFamily
+        case "ARPO-ReasoningGym-v0":
+            from arpo_env.tasks.gym import ReasoningGymFamily
+
+            return ReasoningGymFamily
+    raise ConfigError(f"{id!r} is no id of generated tasks")
 
 
 def make_dataset(id: str = "ARPO-Dataset-v0", **options: Any) -> AgentEnv:
@@ -192,3 +209,23 @@ def make_dataset(id: str = "ARPO-Dataset-v0", **options: Any) -> AgentEnv:
         options.setdefault("split", "test")  # a single file is one split, for the family and for the environment
     options.setdefault("tools", ("python",) if options.get("search") is None else ("search", "python"))
     return _build(id, DatasetFamily, _over_a_backend, options)
+
+
+def make_suite(id: str, **options: Any) -> AgentEnv:
+    """A benchmark suite (:mod:`arpo_env.suites`): its own tools, verifier and budget; the split is ``test``.
+
+    A suite that is meant for search needs ``search=backend``, or ``tools=("python",)`` (or ``()``) to say that it is
+    to be answered without: it never goes on silently without a tool.
+    """
+    from arpo_env.suites import suite
+
+    declared = suite(id)
+    options = {"split": "test", "max_tool_calls": declared.max_tool_calls} | options
+    if "tools" not in options:
+        if "search" in declared.tools and options.get("search") is None:
+            raise ConfigError(
+                f"{id} is answered with a search tool: pass search=BACKEND (BM25Index.build(pages), "
+                "HttpRetriever(url), LiveSearch() …), or tools=('python',) or tools=() to go without"
+            )
+        options["tools"] = declared.tools if options.get("search") is None else ("search", "python")
+    return _build(id, declared.family, _over_a_backend, options)

@@ -12,6 +12,7 @@ from arpo_env.errors import unknown
 from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.choice import choice_equal
 from arpo_env.rewards.math import math_equal_any
+from arpo_env.rewards.mixed import mixed_equal
 from arpo_env.rewards.paper import paper_f1
 from arpo_env.rewards.qa import qa_equal, qa_f1
 
@@ -27,6 +28,7 @@ VERIFIERS: Mapping[str, Verifier] = {
     "qa": qa_equal,
     "qa_f1": qa_f1,
     "choice": choice_equal,
+    "mixed": mixed_equal,
     "paper": _paper,
 }
 

@@ -184,7 +184,7 @@ def test_bad_calls(tmp_path: Path) -> None:
             DatasetFamily(file, **{"name": "x", **options})
     for path, message in [
         (tmp_path / "absent.jsonl", "no file or folder"),
-        (write(tmp_path / "x.csv", ["a"]), "must end in"),
+        (write(tmp_path / "x.tsv", ["a"]), "must end in"),
         (write(tmp_path / "empty.jsonl", []), "no usable row"),
     ]:
         with pytest.raises(ConfigError, match=message):
