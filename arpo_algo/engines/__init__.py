@@ -69,7 +69,8 @@ def _load() -> None:
     if _loaded:
         return
     for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{__name__}.{module.name}")
     for point in entry_points(group="arpo.engines"):
         point.load()  # registers itself
     _loaded = True

@@ -53,6 +53,24 @@ class Request:
     parent: int | None = None
 
 
+def check_fits(request: Request, max_length: int) -> None:
+    """What every engine refuses before work.
+
+    Raises:
+        ConfigError: no tokens, nothing to generate, or more than the engine holds.
+    """
+    if not request.tokens:
+        raise ConfigError(f"request {request.id} has no tokens")
+    if request.max_tokens < 1:
+        raise ConfigError(f"request {request.id}: max_tokens must be >= 1, got {request.max_tokens}")
+    need = len(request.tokens) + request.max_tokens
+    if need > max_length:
+        raise ConfigError(
+            f"request {request.id} needs {need} tokens ({len(request.tokens)} given + {request.max_tokens} new) "
+            f"but the engine holds {max_length}; raise max_length or shorten the prompt"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Probed:
     """The first ``probe`` tokens of a request are out; it goes on by itself. Entropies in nats."""
