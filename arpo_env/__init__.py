@@ -9,11 +9,12 @@ Importing registers the ids and nothing else: no download, no process, no torch.
 
 from arpo_env.env import AgentEnv
 from arpo_env.errors import ArpoEnvError, ConfigError, InfraError, ToolUnavailable
-from arpo_env.registration import IDS, register_all
+from arpo_env.registration import IDS, SUITE_IDS, register_all
 from arpo_env.tasks.base import Task, TaskFamily
 
 __all__ = [
     "IDS",
+    "SUITE_IDS",
     "AgentEnv",
     "ArpoEnvError",
     "ConfigError",

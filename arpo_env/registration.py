@@ -25,20 +25,21 @@ from arpo_env.tools.base import Tool
 if TYPE_CHECKING:
     from arpo_env.search.base import SearchBackend
 
-#: id -> its entry point in this module.
+#: The ids of task families -> their entry points in this module.
 IDS: Mapping[str, str] = {
     "ARPO-Math-v0": "make_math",
     "ARPO-Code-v0": "make_code",
     "ARPO-DeepSearch-v0": "make_deepsearch",
     "ARPO-ReasoningGym-v0": "make_reasoning_gym",
     "ARPO-Dataset-v0": "make_dataset",
-    **{suite.env_id: "make_suite" for suite in SUITES if not isinstance(suite.source, Generated)},
 }
+#: The ids of the benchmark suites (:mod:`arpo_env.suites`); generated families are suites under their own ids.
+SUITE_IDS = tuple(suite.env_id for suite in SUITES if not isinstance(suite.source, Generated))
 
 
 def register_all() -> None:
     """Register every id with Gymnasium; called once by ``import arpo_env``."""
-    for env_id, function in IDS.items():
+    for env_id, function in {**IDS, **dict.fromkeys(SUITE_IDS, "make_suite")}.items():
         if env_id not in gymnasium.registry:
             gymnasium.register(env_id, entry_point=f"{__name__}:{function}", kwargs={"id": env_id})
 
