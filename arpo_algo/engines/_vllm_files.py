@@ -9,6 +9,7 @@ backend, and for any number of workers on one machine; ``/dev/shm`` as the folde
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +26,18 @@ BACKEND = "arpo-files"
 
 
 @dataclass
-class FilesInitInfo(WeightTransferInitInfo):
+class FilesInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
     """Nothing to agree on before the first transfer."""
 
 
 @dataclass
-class FilesUpdateInfo(WeightTransferUpdateInfo):
+class FilesUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     """``path``: a safetensors file with weights in checkpoint format."""
 
     path: str
 
 
-class FilesWeightTransferEngine(WeightTransferEngine[FilesInitInfo, FilesUpdateInfo]):
+class FilesWeightTransferEngine(WeightTransferEngine[FilesInitInfo, FilesUpdateInfo]):  # type: ignore[misc]
     """Each worker reads the file and takes its share, as when the model is first loaded."""
 
     init_info_cls = FilesInitInfo
@@ -78,5 +79,5 @@ def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 def register() -> None:
     """Make the backend known to vLLM. May be called again."""
-    if BACKEND not in WeightTransferEngineFactory._registry:
+    with suppress(ValueError):  # it is known already
         WeightTransferEngineFactory.register_engine(BACKEND, FilesWeightTransferEngine)
