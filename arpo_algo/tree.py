@@ -71,7 +71,7 @@ class Outcome:
             tool_calls=info["tool_calls"],
             turns=info["turn"],
             answer=info["answer"],
-            info={"format_ok": info["format_ok"], "verdict": info["verdict"]},
+            info={name: info[name] for name in ("format_ok", "score", "verdict")},
         )
 
 

@@ -426,6 +426,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         info = self._info(tool_error=tool_error, malformed=malformed)
         info.update(
             reward_terms=dict(terms),
+            score=verdict_score,
             is_success=verdict_score >= 1.0,
             answer=answer,
             stop_reason=reason,

@@ -86,7 +86,7 @@ def test_info_keys() -> None:
     assert set(info) == running
     assert info["task_id"] == "toy/train/0/0"
     assert set(env.step(tool_turn("t", "python", "draw"))[4]) == running
-    assert set(env.step(answer_turn("t", "1"))[4]) == running | {"format_ok", "verdict"}
+    assert set(env.step(answer_turn("t", "1"))[4]) == running | {"format_ok", "score", "verdict"}
 
 
 def test_render_is_the_chat() -> None:
