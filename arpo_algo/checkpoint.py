@@ -85,7 +85,7 @@ class CheckpointStore:
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and what was found damaged on the way (moved to ``damaged-NAME``)."""
-        said = []
+        said: list[str] = []
         for path in reversed(self.paths()):
             try:
                 verify(path)
@@ -110,7 +110,7 @@ class CheckpointStore:
         work.mkdir(parents=True)
         try:
             yield work
-            files = {
+            files: dict[str, dict[str, Any]] = {
                 str(p.relative_to(work)): {"size": p.stat().st_size} for p in sorted(work.rglob("*")) if p.is_file()
             }
             for file, digest in _digests(work, files).items():
@@ -125,8 +125,11 @@ class CheckpointStore:
                 final.replace(old)
             work.replace(final)
             _sync(self.folder)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, Exception) and not isinstance(error, OSError):
+                # torch and safetensors have errors of their own for a disk that takes no more.
+                raise OSError(f"{type(error).__name__}: {error}") from error
             raise
 
     def prune(self, keep: int, protect: Collection[str] = ()) -> None:

@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from arpo_algo.errors import ConfigError
+from arpo_algo.errors import ConfigError, unknown
+from arpo_algo.guards import GuardsSection
 from arpo_algo.learner import LearnerConfig
 from arpo_algo.models import DEFAULT
 from arpo_algo.options import opt, section
+from arpo_algo.tracking import LogSection
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ class RolloutSection:
         1, "engine steps between a call and its result, which makes runs repeatable; none: as results come"
     )
     workers: int = opt(8, "threads that environments step in")
+    tool_timeout: float = opt(600.0, "seconds after which a tool call is given up and its trajectory is void")
+    overlap: Literal["off", "one-step"] = opt(
+        "off", "one-step: sample the next step's trees, with the weights of now, while the update runs"
+    )
+    correction: Literal["tis", "ratio"] = opt(
+        "tis",
+        "of trees one step old: tis weighs advantages by min(pi/pi_sampled, tis_cap); ratio puts pi_sampled into the "
+        "algorithm's own ratio",
+    )
+    tis_cap: float = opt(2.0, "cap of the correction tis")
+    actors: int = opt(0, "Ray actors that sample (needs arpo[ray]); 0: this process does")
+    actor_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "what an actor asks of Ray, e.g. rollout.actor_options.num_gpus=1"}
+    )
 
 
 @dataclass(frozen=True)
@@ -87,8 +103,11 @@ class RunConfig:
     device: str = opt("auto", "cpu, cuda, cuda:1 …; auto: a GPU when there is one")
     seed: int = opt(0, "the one seed of the run")
     steps: int = opt(100, "training steps")
-    save_every: int = opt(0, "checkpoint each so many steps; 0: only at the end")
-    keep: int = opt(2, "checkpoints kept")
+    save_every: int = opt(
+        10, "checkpoint each so many steps (of the cold start, too); 0: only at its end and at the end"
+    )
+    keep: int = opt(2, "newest checkpoints kept")
+    keep_best: bool = opt(True, "also keep (and make) the checkpoint of the best evaluation, where eval.every is set")
     threads: int | None = opt(None, "CPU threads of torch; none: all cores")
     env: EnvSection = section(EnvSection, "tasks")
     algorithm: AlgorithmSection = section(AlgorithmSection, "algorithm")
@@ -96,6 +115,8 @@ class RunConfig:
     learner: LearnerConfig = section(LearnerConfig, "update")
     sft: SFTSection = section(SFTSection, "cold start")
     eval: EvalSection = section(EvalSection, "evaluation")
+    guards: GuardsSection = section(GuardsSection, "alarms")
+    log: LogSection = section(LogSection, "what is written")
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -110,6 +131,7 @@ class RunConfig:
             ("sft.batch", self.sft.batch, 1),
             ("eval.tasks", self.eval.tasks, 1),
             ("eval.every", self.eval.every, 0),
+            ("rollout.actors", self.rollout.actors, 0),
         ):
             if value < least:
                 raise ConfigError(f"{name} must be >= {least}, got {value}")
@@ -120,6 +142,14 @@ class RunConfig:
             )
         if not 0.0 <= self.sft.flawed_share <= 1.0:
             raise ConfigError(f"sft.flawed_share must lie in [0, 1], got {self.sft.flawed_share}")
+        for name, choice, known in (
+            ("rollout.overlap", self.rollout.overlap, ("off", "one-step")),
+            ("rollout.correction", self.rollout.correction, ("tis", "ratio")),
+        ):
+            if choice not in known:
+                raise unknown(name, choice, known)
+        if not self.rollout.tis_cap > 0:
+            raise ConfigError(f"rollout.tis_cap must be > 0, got {self.rollout.tis_cap}")
         mini = self.learner.mini_batch
         if mini is not None and self.rollout.prompts % mini:
             raise ConfigError(

@@ -14,6 +14,10 @@ class TrainingError(RuntimeError):
     """A run had to stop (non-finite numbers, nothing to learn from); the message says what to look at."""
 
 
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is not finite; no optimiser step was taken."""
+
+
 def unknown(kind: str, value: str, known: Iterable[str]) -> ConfigError:
     """A :class:`ConfigError` for a name that is not in ``known``, with the nearest name given."""
     names = sorted(known)

@@ -1,7 +1,7 @@
 """What watches a run that nobody watches: alarms on metrics, and a bound on skipped steps.
 
-Rules are data (:data:`RULES`): which metric, which side, what it means and what to do. Thresholds are configuration
-(:class:`GuardsSection`). :class:`Guards` only counts, so it is the same on every machine and is saved with a checkpoint.
+Rules are data (:data:`RULES`): which metric, which side, what it means and what to do. Thresholds are
+configuration (:class:`GuardsSection`). :class:`Guards` only counts, so that its state goes into a checkpoint.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class GuardsSection:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``metric`` must stay on the right side of the threshold called ``name`` (``…_max``: at most; ``…_min``: at least)."""
+    """``metric`` must stay on the right side of the threshold ``name`` (``…_max``: at most; ``…_min``: at least)."""
 
     name: str
     metric: str
@@ -140,15 +140,9 @@ class Guards:
                 continue
             if self._lasting(f"{rule.name}:{rule.metric}", rule.broken(value, threshold)):
                 side = "below" if rule.name.endswith("_min") else "above"
-                alarms.append(
-                    self._alarm(
-                        step,
-                        rule.name,
-                        value,
-                        threshold,
-                        f"{rule.metric} {value:.4g} is {side} guards.{rule.name}={threshold:g}: {rule.meaning}; {rule.advice}",
-                    )
-                )
+                what = f"{rule.metric} {value:.4g} is {side} guards.{rule.name}={threshold:g}"
+                message = f"{what}: {rule.meaning}; {rule.advice}"
+                alarms.append(self._alarm(step, rule.name, value, threshold, message))
         return alarms + self._reward(step, metrics.get("reward"))
 
     def nonfinite_step(self, why: str) -> str | None:

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from arpo_algo.advantages import soft, term_weights
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.branching import BranchingRule
-from arpo_algo.errors import ConfigError, TrainingError, unknown
+from arpo_algo.distributed import World, shares
+from arpo_algo.errors import ConfigError, NonFiniteError, unknown
 from arpo_algo.losses import LossBatch, LossOutput
 from arpo_algo.options import opt
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
@@ -163,10 +164,15 @@ class Learner:
 
     Args:
         algorithm: what is trained with; only its ``needs`` are looked at (see :class:`Algorithm`).
+        world: the processes of the run. Each is given all trees, computes its share, and adds its gradient to the
+            others': the sum is the gradient that one process would have computed.
 
     Raises:
         ConfigError: an unsupported architecture.
     """
+
+    #: Told of every optimiser step that non-finite numbers made it skip; None: :class:`NonFiniteError` is raised.
+    on_nonfinite: Callable[[NonFiniteError], None] | None = None
 
     def __init__(
         self,
@@ -175,8 +181,10 @@ class Learner:
         *,
         temperature: float = 1.0,
         algorithm: Algorithm | None = None,
+        world: World | None = None,
     ) -> None:
         use_arpo_attention(model)
+        self.world = world or World()
         self.model = model
         self.config = config
         self.temperature = temperature or 1.0
@@ -199,6 +207,7 @@ class Learner:
             self.optimizer.add_param_group({"params": own, "lr": rate, "base_lr": rate})
         self.reference: PreTrainedModel | None = None
         self.steps = 0
+        self._nonfinite = ""
 
     def set_reference(self, model: PreTrainedModel) -> None:
         """The frozen policy of a KL penalty; needed before the first update of an algorithm that asks for it."""
@@ -217,12 +226,17 @@ class Learner:
         trees: Sequence[Tree],
         algorithm: Algorithm,
         *,
+        old_policy: Literal["current", "rollout"] = "current",
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, float]:
         """One training step's update from its trees; returns metrics.
 
+        Args:
+            old_policy: the ratio's denominator: the policy at the start of this update, or (for trees of an older
+                policy) the one that sampled.
+
         Raises:
-            TrainingError: a non-finite loss or gradient.
+            NonFiniteError: a non-finite loss or gradient, where nobody is told instead (``on_nonfinite``).
         """
         self.annotate(trees, algorithm)
         credits = algorithm.advantages(trees)
@@ -236,19 +250,31 @@ class Learner:
         several = len(batches) * self.config.epochs > 1
         # With one optimiser step the policy at its start *is* the current one; else remember it.
         old = [[self._logp(p) for p in packs] for packs in batches] if several else None
+        if old_policy == "rollout":
+            old = [[p.rollout_logp for p in packs] for packs in batches]
         sums: dict[str, float] = {}
+        norm, skipped = 0.0, 0
         rounds = list(enumerate(batches)) * self.config.epochs
         total = sum(len(packs) for _, packs in rounds)
         done = 0
         for index, packs in rounds:
-            mass = sum(float(p.weight.sum()) for p in packs)
+            mass = self.world.add_numbers({"mass": sum(float(p.weight.sum()) for p in packs)})["mass"]
             for j, packed in enumerate(packs):
                 self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + self.optimizer_step()
-        return {key: value / len(rounds) for key, value in sums.items()}
+            try:
+                norm += self.optimizer_step()
+            except NonFiniteError as error:
+                if self.on_nonfinite is None:
+                    raise
+                self.on_nonfinite(error)
+                skipped += 1
+        metrics = {key: value / len(rounds) for key, value in self.world.add_numbers(sums).items()}
+        if skipped < len(rounds):
+            metrics["grad_norm"] = norm / (len(rounds) - skipped)
+        return {**metrics, "skipped_steps": float(skipped)}
 
     def annotate(self, trees: Sequence[Tree], algorithm: Algorithm) -> None:
         """Write what the algorithm needs of models into the nodes: reference log-probs, values.
@@ -267,7 +293,8 @@ class Learner:
         for tree in trees:
             nothing = soft(tree, [0.0] * len(tree.leaves()))
             items.append(Credited(tree, nothing, dict.fromkeys(nothing, 0.0)))
-        for group in split(items, self.config.pack_tokens):
+        own = self._own(items)
+        for group in split(own, self.config.pack_tokens):
             packed = pack(group).to(self.device)
             with torch.no_grad(), self.autocast():
                 if self.reference is not None and "reference" in needs:
@@ -279,6 +306,14 @@ class Learner:
                     assert value is not None
                     for node, first in packed.spans:
                         node.value = float(value[first]) if node.tokens else 0.0
+        if self.world.size > 1:
+            _exchange_annotations(trees, [item.tree for item in own], self.world)
+
+    def _own(self, items: list[Credited]) -> list[Credited]:
+        """This process's share of the trees, by tokens."""
+        if self.world.size == 1:
+            return items
+        return [items[i] for i in shares([i.tree.n_tokens for i in items], self.world.size)[self.world.rank]]
 
     def _batch(
         self,
@@ -297,7 +332,7 @@ class Learner:
             )
             if getattr(algorithm, "dense", False) or any(_any(a) for a in credit.values())
         ]
-        return [pack(group).to(self.device) for group in split(items, self.config.pack_tokens)]
+        return [pack(group).to(self.device) for group in split(self._own(items), self.config.pack_tokens)]
 
     def _logp(self, packed: Pack) -> torch.Tensor:
         with torch.no_grad(), self.autocast():
@@ -316,7 +351,7 @@ class Learner:
             )
         loss = loss_of(packed, out, algorithm, old)
         if not torch.isfinite(loss.loss):
-            raise TrainingError(f"the loss is {loss.loss.item()}; lower lr, or look at the last saved trees")
+            self._nonfinite = f"the loss is {loss.loss.item()}"
         loss.loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             mismatch = (out.logp.detach() - packed.rollout_logp)[packed.term]
@@ -329,18 +364,22 @@ class Learner:
             }
         for key, value in {**own, **loss.metrics}.items():
             # All but the loss are means over what was computed, whatever the weights of the mini-batch sum to.
-            sums[key] = sums.get(key, 0.0) + (value if key == "loss" else value / mass)
+            if math.isfinite(value):
+                sums[key] = sums.get(key, 0.0) + (value if key == "loss" else value / mass)
 
     def optimizer_step(self) -> float:
-        """Clip, step, clear; returns the gradient norm before clipping.
+        """Add up the processes' gradients, clip, step, clear; returns the gradient norm before clipping.
 
         Raises:
-            TrainingError: the norm is not finite (the weights are left as they were).
+            NonFiniteError: the norm, or a loss on the way, is not finite (the weights are left as they were).
         """
+        self.world.add_gradients(self.parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
-        if not math.isfinite(norm):
+        why = self._nonfinite or ("" if math.isfinite(norm) else f"the gradient norm is {norm}")
+        self._nonfinite = ""
+        if why := next(filter(None, self.world.gather(why)), ""):
             self.optimizer.zero_grad(set_to_none=True)
-            raise TrainingError(f"the gradient norm is {norm}; no step was taken")
+            raise NonFiniteError(f"{why}; no step was taken (lower learner.lr, or look at the last saved trees)")
         self.steps += 1
         warm = min(1.0, self.steps / self.config.warmup_steps) if self.config.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
@@ -357,14 +396,14 @@ class Learner:
         weights = term_weights(trees, "token")
         items = [Credited(t, dict.fromkeys(w, 1.0), w) for t, w in zip(trees, weights, strict=True)]
         total = 0.0
-        for group in split(items, self.config.pack_tokens):
+        for group in split(self._own(items), self.config.pack_tokens):
             packed = pack(group).to(self.device)
             with self.autocast():
                 out = score(self.model, packed, temperature=1.0)
             loss = -(packed.weight * out.logp[packed.term]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return {"loss": total, "grad_norm": self.optimizer_step()}
+        return {**self.world.add_numbers({"loss": total}), "grad_norm": self.optimizer_step()}
 
 
 def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Tensor | None = None) -> LossOutput:
@@ -386,6 +425,15 @@ def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Ten
             packed.returns,
         )
     )
+
+
+def _exchange_annotations(trees: Sequence[Tree], own: Sequence[Tree], world: World) -> None:
+    """Give every process what the others wrote into the nodes of their ``own`` trees."""
+    number = {id(tree): i for i, tree in enumerate(trees)}
+    wrote = {(number[id(t)], n.id): (n.ref_logprobs, n.value) for t in own for n in t.nodes if n.kind == "action"}
+    for part in world.gather(wrote):
+        for (i, node), (logprobs, value) in part.items():
+            trees[i].nodes[node].ref_logprobs, trees[i].nodes[node].value = logprobs, value
 
 
 def _any(advantage: float | Sequence[float]) -> bool:

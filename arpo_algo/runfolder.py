@@ -2,7 +2,8 @@
 
 Layout (read by :mod:`arpo_algo.report`)::
 
-    config.json  metrics.jsonl  eval.jsonl  trees/*.jsonl.gz  checkpoints/step-000008/  tensorboard/  report.html
+    config.json  metrics.jsonl  eval.jsonl  eval-tasks.jsonl  alarms.jsonl  trees/*.jsonl.gz
+    replay/train-000007.jsonl.gz  checkpoints/step-000008/  reference/  tensorboard/  report.html
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import fcntl
 import gzip
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,6 +43,12 @@ def read_trees(file: Path) -> list[Tree]:
         return [Tree.from_json(json.loads(line)) for line in lines]
 
 
+def write_trees(file: Path, trees: Iterable[Tree]) -> None:
+    """Write what :func:`read_trees` reads back exactly."""
+    lines = "".join(json.dumps(tree.to_json()) + "\n" for tree in trees)
+    write_atomic(file, gzip.compress(lines.encode(), compresslevel=5, mtime=0))
+
+
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The complete rows of a JSONL log; [] when it is not there."""
     if not file.exists():
@@ -54,12 +60,18 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 class RunFolder:
     """One run's folder, locked while it is open.
 
+    Args:
+        follower: a further process of the run whose main process has the folder open: it reads, and writes nothing.
+
     Raises:
         ConfigError: another process has the folder open.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, follower: bool = False) -> None:
         self.path = path
+        self.follower = follower
+        if follower:
+            return
         path.mkdir(parents=True, exist_ok=True)
         self._lock: IO[str] = (path / ".lock").open("w", encoding="utf-8")
         try:
@@ -70,9 +82,12 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock. Idempotent."""
-        self._lock.close()
+        if not self.follower:
+            self._lock.close()
 
     def write_config(self, record: Mapping[str, Any]) -> None:
+        if self.follower:
+            return
         write_atomic(self.path / "config.json", json.dumps(record, indent=1, default=str).encode())
 
     def read_config(self) -> dict[str, Any] | None:
@@ -82,8 +97,11 @@ class RunFolder:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return record
 
-    def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Add a row to ``name`` (metrics.jsonl, eval.jsonl); a torn last line of a killed run is cut off first."""
+    def append(self, name: str, *rows: Mapping[str, Any]) -> None:
+        """Add rows to ``name`` (metrics.jsonl, eval.jsonl); a torn last line of a killed run is cut off first."""
+        if self.follower:
+            return
+        lines = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
         file = self.path / name
         with file.open("ab+") as out:
             out.seek(0, os.SEEK_END)
@@ -92,37 +110,17 @@ class RunFolder:
                 if out.read(1) != b"\n":
                     content = file.read_bytes()
                     out.truncate(content.rfind(b"\n") + 1)
-            out.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            out.write(lines)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return read_rows(self.path / name)
 
     def keep_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace a log by ``rows`` (resume drops what came after the checkpoint)."""
+        if self.follower:
+            return
         write_atomic(self.path / name, b"".join(json.dumps(r).encode() + b"\n" for r in rows))
 
-    def save_trees(self, name: str, trees: Iterable[Tree]) -> None:
-        lines = "".join(json.dumps(tree.to_json()) + "\n" for tree in trees)
-        write_atomic(self.path / "trees" / f"{name}.jsonl.gz", gzip.compress(lines.encode(), mtime=0))
-
-    # ------------------------------------------------------------------ checkpoints
-
-    @property
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(p for p in (self.path / "checkpoints").glob("step-*") if (p / "state.json").exists())
-
-    def new_checkpoint(self, step: int) -> Path:
-        """A hidden folder to fill; :meth:`commit_checkpoint` makes it a checkpoint at one stroke."""
-        folder = self.path / "checkpoints" / f".step-{step:06d}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
-
-    def commit_checkpoint(self, folder: Path, keep: int) -> Path:
-        final = folder.with_name(folder.name.removeprefix("."))
-        shutil.rmtree(final, ignore_errors=True)
-        folder.replace(final)
-        for old in self.checkpoints[:-keep]:
-            shutil.rmtree(old)
-        return final
+    def save_trees(self, name: str, trees: Iterable[Tree], folder: str = "trees") -> None:
+        if not self.follower:
+            write_trees(self.path / folder / f"{name}.jsonl.gz", trees)

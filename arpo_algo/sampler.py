@@ -240,7 +240,7 @@ class _Run:
         """Leave nothing behind, also after an exception."""
         for call in self.calls:
             call.future.cancel()
-        wait([c.future for c in self.calls], timeout=max((c.until - time.monotonic() for c in self.calls), default=0))
+        wait([c.future for c in self.calls], timeout=_GRACE)  # calls are left only after an exception
         for call in self.calls:
             if not call.future.done():
                 self.sampler._pool.abandon(call.future)
@@ -599,6 +599,8 @@ class _Run:
     def decode(self, tokens: list[int]) -> str:
         return str(self.sampler.renderer.tokenizer.decode(tokens, skip_special_tokens=True))
 
+
+_GRACE = 5.0  # seconds that calls under way get to end when sampling is broken off
 
 # What a random stream is for; part of every derived seed.
 _BUDGET, _TURN, _FORK, _EXPAND = 0, 1, 2, 3

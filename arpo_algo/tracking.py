@@ -1,52 +1,210 @@
-"""What a run tells while it runs: rows on disk, TensorBoard, and one live view in the terminal."""
+"""What a run tells while it runs: rows on disk, TensorBoard and other boards, and one live view in the terminal."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
+from arpo_algo.errors import ConfigError, unknown
+from arpo_algo.guards import Alarm
+from arpo_algo.options import opt
 from arpo_algo.runfolder import RunFolder
 
 
-class Tracker:
-    """Logs one run. Values that are not finite are left out of a row and named in ``nonfinite``."""
+@dataclass(frozen=True)
+class LogSection:
+    """What is written besides the rows.
 
-    def __init__(self, folder: RunFolder, console: Console) -> None:
+    Raises:
+        ConfigError: an unknown board, or a value out of range.
+    """
+
+    trees: int = opt(4, "trees saved for the viewer, the first of a step")
+    trees_every: int = opt(1, "training steps between saved trees")
+    replay: bool = opt(False, "keep every tree of every step, so that `arpo replay` can redo its update")
+    boards: tuple[str, ...] = field(
+        default=("tensorboard",), metadata={"help": "where metrics go: tensorboard, wandb, trackio (if installed)"}
+    )
+    project: str = opt("arpo", "project name on wandb and trackio")
+
+    def __post_init__(self) -> None:
+        if self.trees < 0 or self.trees_every < 1:
+            raise ConfigError(f"need log.trees >= 0 and log.trees_every >= 1, got {self.trees} and {self.trees_every}")
+        for board in self.boards:
+            if board not in BOARDS:
+                raise unknown("log.boards entry", board, BOARDS)
+
+
+# ------------------------------------------------------------------ boards
+
+
+class Board(Protocol):
+    """A place that scalars go to."""
+
+    def add(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, config: LogSection, record: Mapping[str, Any], resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = {"purge_step": resume_step} if resume_step else {}
+        self._writer = SummaryWriter(str(folder / "tensorboard"), **purge)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Run:
+    """Weights & Biases, or trackio, which copies its interface. One stored run continues over a resume."""
+
+    def __init__(
+        self, module: str, folder: Path, config: LogSection, record: Mapping[str, Any], resume_step: int
+    ) -> None:
+        import importlib
+
+        try:
+            library: Any = importlib.import_module(module)
+        except ImportError:
+            raise ConfigError(f"log.boards names {module!r}, which is not installed: pip install {module}") from None
+        options: dict[str, Any] = {"project": config.project, "name": folder.resolve().name, "config": dict(record)}
+        if module == "wandb":
+            options |= {"dir": str(folder), "id": _run_id(folder), "resume": "allow"}
+        else:
+            options |= {"resume": "allow"}
+        self._library = library
+        library.init(**options)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        # Phases restart their count: the step goes along as a value, the library keeps its own order.
+        phase = next(iter(values), "").partition("/")[0]
+        self._library.log({**values, f"{phase}/step": step})
+
+    def close(self) -> None:
+        self._library.finish()
+
+
+def _run_id(folder: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+
+
+def _wandb(*args: Any) -> Board:
+    return _Run("wandb", *args)
+
+
+def _trackio(*args: Any) -> Board:
+    return _Run("trackio", *args)
+
+
+BOARDS: dict[str, Callable[[Path, LogSection, Mapping[str, Any], int], Board]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}
+
+
+# ------------------------------------------------------------------ one run
+
+
+class Tracker:
+    """Logs one run. Values that are not finite are left out of a row and named in ``nonfinite``.
+
+    A full disk does not end a run: rows wait in memory until they can be written; a board that fails is dropped, and
+    both are said.
+
+    Raises:
+        ConfigError: a board whose package is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        console: Console,
+        config: LogSection | None = None,
+        record: Mapping[str, Any] | None = None,
+        *,
+        resume_step: int = 0,
+    ) -> None:
+        config = config or LogSection()
         self.folder = folder
         self.console = console
-        self._board = SummaryWriter(str(folder.path / "tensorboard"))
+        self._boards: dict[str, Board] = {}
+        self._waiting: dict[str, list[dict[str, Any]]] = {}
+        if not folder.follower:
+            for name in config.boards:
+                self._boards[name] = BOARDS[name](folder.path, config, record or {}, resume_step)
 
-    def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+    def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
         bad = sorted(set(metrics) - set(finite))
         row: dict[str, Any] = {"phase": phase, "step": step, **finite}
         if bad:
             row["nonfinite"] = bad
-        self.folder.append("metrics.jsonl", row)
-        for key, value in finite.items():
-            self._board.add_scalar(f"{phase}/{key}", value, step)
+        self._write("metrics.jsonl", row)
+        self._show({f"{phase}/{key}": value for key, value in finite.items()}, step)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         row = dict(row)
         per_task = row.pop("per_task")
-        self.folder.append("eval-tasks.jsonl", {"name": row["name"], "step": row["step"], "success": per_task})
-        self.folder.append("eval.jsonl", row)
-        for key in ("success", "reward", "tool_calls", "format_errors"):
-            self._board.add_scalar(f"eval/{key}", row[key], row["step"])
+        self._write("eval-tasks.jsonl", {"name": row["name"], "step": row["step"], "success": per_task})
+        self._write("eval.jsonl", row)
+        self._show(
+            {f"eval/{key}": row[key] for key in ("success", "reward", "tool_calls", "format_errors")}, row["step"]
+        )
+
+    def alarm(self, alarm: Alarm) -> None:
+        self.say(alarm.message, style="bold red")
+        self._write("alarms.jsonl", asdict(alarm))
+
+    def say(self, text: str, *, style: str = "yellow") -> None:
+        """A line above the live view."""
+        if not self.folder.follower:
+            self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._board.close()
+        boards, self._boards = self._boards, {}
+        for board in boards.values():
+            board.close()
+
+    def _write(self, name: str, row: dict[str, Any]) -> None:
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append(row)
+        try:
+            self.folder.append(name, *waiting)
+        except OSError as error:
+            self.say(f"{name} cannot be written ({error}); {len(waiting)} rows wait in memory")
+            return
+        waiting.clear()
+
+    def _show(self, values: dict[str, float], step: int) -> None:
+        for name, board in list(self._boards.items()):
+            try:
+                board.add(values, step)
+            except Exception as error:  # a board's own network or disk; the rows on disk are the record
+                del self._boards[name]
+                self.say(f"{name} failed and is dropped for the rest of this run: {type(error).__name__}: {error}")
 
 
+# ------------------------------------------------------------------ the live view
 class Live:
     """A progress display: one bar a phase, and a line of the newest numbers. Use as a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, show: bool = True) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=24),
@@ -55,6 +213,7 @@ class Live:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
+            disable=not show,
         )
 
     def __enter__(self) -> Self:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arpo_algo.attention import CachePlan, Chunk, KVCache, use_arpo_attention
 from arpo_algo.engines import EngineSetup, register
-from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling
+from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling, check_fits
 from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.entropy import entropy_from_logits
 from arpo_algo.errors import ConfigError, TrainingError
@@ -113,16 +113,7 @@ class TorchEngine:
         return bool(self._queue or self._running)
 
     def submit(self, request: Request) -> None:
-        if not request.tokens:
-            raise ConfigError(f"request {request.id} has no tokens")
-        if request.max_tokens < 1:
-            raise ConfigError(f"request {request.id}: max_tokens must be >= 1, got {request.max_tokens}")
-        need = len(request.tokens) + request.max_tokens
-        if need > self.max_length:
-            raise ConfigError(
-                f"request {request.id} needs {need} tokens ({len(request.tokens)} given + {request.max_tokens} new) "
-                f"but the engine holds {self.max_length}; raise max_length or shorten the prompt"
-            )
+        check_fits(request, self.max_length)
         self._queue.append(request)
 
     @torch.inference_mode()
@@ -154,9 +145,11 @@ class TorchEngine:
             raise ConfigError(f"weights lack {len(missing)} of the model's parameters, e.g. {missing[0]!r}")
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(weights[name])
-        for slot in self._slots:
-            slot.tokens, slot.held = [], None
+                if weights[name] is not parameter:
+                    parameter.copy_(weights[name])
+        # As new: which slot a request gets decides its place in a batch, and that must not depend on the past.
+        self._slots = [_Slot(i) for i in range(len(self._slots))]
+        self._steps = 0
 
     def close(self) -> None:
         """Nothing is held beyond the model."""

@@ -137,7 +137,7 @@ def test_folders_are_protected(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="add --resume"):
         Trainer(config(model_folder), tmp_path / "run")
     run(tmp_path / "done", config(model_folder, steps=1))
-    with pytest.raises(ConfigError, match=r"differs from the run's in \['learner'\]"):
+    with pytest.raises(ConfigError, match=r"differs from the run's in learner\.lr: 0\.01 in the folder, 0\.001 now"):
         Trainer(config(model_folder, **{"learner.lr": 1e-3}), tmp_path / "done", resume=True)
 
 

@@ -1,0 +1,187 @@
+"""The parts of a run made from its configuration, and their state in and out of a checkpoint.
+
+The trainer drives these parts; ``arpo replay`` and rollout workers build the same ones without a run folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import arpo_env  # noqa: F401 (registers the ids)
+from arpo_algo import checkpoint, engines, models
+from arpo_algo.branching import Never
+from arpo_algo.config import RunConfig
+from arpo_algo.distributed import World
+from arpo_algo.engines.base import Engine, Sampling
+from arpo_algo.errors import ConfigError
+from arpo_algo.learner import Learner
+from arpo_algo.sampler import RolloutConfig, TextEnv
+from arpo_algo.workers.base import Kind
+from arpo_env.env import AgentEnv
+
+
+def make_env(config: RunConfig) -> TextEnv:
+    """A fresh environment of the run.
+
+    Raises:
+        ConfigError: an unknown id or option. ToolUnavailable: a tool does not work here.
+    """
+    try:
+        env: TextEnv = gymnasium.make(config.env.id, disable_env_checker=True, **config.env.options)
+    except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
+        raise ConfigError(f"env.id={config.env.id!r}: {error}") from None
+    return env
+
+
+@dataclass(frozen=True)
+class EnvFacts:
+    """What the trainer wants to know of the environment before it begins."""
+
+    family: str
+    tools: tuple[str, ...]
+
+
+def look_at_env(config: RunConfig) -> EnvFacts:
+    """Build the environment once: its tools are started, or say why not.
+
+    Raises:
+        ConfigError: it is not an ``AgentEnv``.
+    """
+    env = make_env(config)
+    try:
+        inner = env.unwrapped
+        if not isinstance(inner, AgentEnv):
+            raise ConfigError(f"env.id={config.env.id!r} is not an AgentEnv but {type(inner).__name__}")
+        return EnvFacts(inner.family.name, tuple(inner._toolbox(inner.split)))
+    finally:
+        env.close()
+
+
+def rollout_configs(config: RunConfig, algorithm: Any) -> dict[Kind, RolloutConfig]:
+    """How training and evaluation rollouts are sampled.
+
+    Raises:
+        ConfigError: contradictory budgets.
+    """
+    rollout = config.rollout
+    train = RolloutConfig(
+        M=algorithm.M,
+        N=algorithm.N,
+        branching=algorithm.branching,
+        sampling=Sampling(rollout.temperature),
+        max_turn_tokens=rollout.max_turn_tokens,
+        max_tokens=rollout.max_tokens,
+        tool_lag=rollout.tool_lag,
+        tool_timeout=rollout.tool_timeout,
+    )
+    of_eval = Sampling(config.eval.temperature, config.eval.top_p, config.eval.top_k)
+    return {"train": train, "eval": dataclasses.replace(train, M=1, N=1, branching=Never(), sampling=of_eval)}
+
+
+def load_policy(source: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model whose numbers do not depend on how its file was read.
+
+    Weights read from a safetensors file may lie at any address; matrix products round differently then. A copy is
+    aligned as every tensor that torch allocates, so a resumed run computes as the one that never stopped.
+    """
+    model, tokenizer = models.load(source, device=device)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.data.clone()
+    return model, tokenizer
+
+
+def build_engine(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    *,
+    separate: bool = False,
+) -> Engine:
+    """The configuration's engine. ``separate``: it must not share the learner's weights."""
+    rollout = config.rollout
+    own = copy.deepcopy(model) if separate else model
+    choice = engines.choose(rollout.engine, rollout.engine_options)
+    return choice.build(engines.EngineSetup(own, tokenizer, source, rollout.slots, rollout.max_tokens))
+
+
+# ------------------------------------------------------------------ state
+
+
+@dataclass
+class Position:
+    """Where a run stands: between which two steps, and how many training tasks it has drawn."""
+
+    sft: int = 0
+    step: int = 0
+    drawn: int = 0
+    in_sft: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint made here."""
+        return f"sft-{self.sft:06d}" if self.in_sft else f"step-{self.step:06d}"
+
+
+def write_state(
+    folder: Path,
+    position: Position,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    learner: Learner,
+    more: Mapping[str, Any],
+) -> None:
+    """Everything a resumed run needs; ``model/`` is a plain transformers folder."""
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    torch.save(learner.optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save(checkpoint.random_state(), folder / "random.pt")
+    if learner.value_head is not None:
+        torch.save(learner.value_head.state_dict(), folder / "critic.pt")
+    state = {**dataclasses.asdict(position), "optimizer_steps": learner.steps, **more}
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def position_of(state: Mapping[str, Any]) -> Position:
+    return Position(**{f.name: state[f.name] for f in dataclasses.fields(Position)})
+
+
+def restore_learner(folder: Path, learner: Learner, device: str) -> None:
+    """Optimiser, warm-up, value head."""
+    learner.steps = read_state(folder)["optimizer_steps"]
+    if learner.value_head is not None and (folder / "critic.pt").exists():
+        head = torch.load(folder / "critic.pt", map_location=device, weights_only=True)
+        learner.value_head.load_state_dict(head)
+    learner.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
+
+
+def restore_random(folder: Path) -> None:
+    checkpoint.restore_random_state(torch.load(folder / "random.pt", map_location="cpu", weights_only=True))
+
+
+def new_learner(config: RunConfig, model: PreTrainedModel, algorithm: Any, world: World) -> Learner:
+    return Learner(model, config.learner, temperature=config.rollout.temperature, algorithm=algorithm, world=world)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two nested configurations differ, as ``key: old -> new``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
+    return [] if old == new else [f"{path}: {old!r} in the folder, {new!r} now"]

@@ -1,0 +1,1 @@
+"""Who samples rollouts: this process, other processes of the run, Ray actors, or a thread one step ahead."""
