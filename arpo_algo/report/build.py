@@ -1,26 +1,17 @@
-"""``build_report``: a run folder -> ONE self-contained HTML file that opens anywhere, offline, years later.
-
-The page holds no external address. Its content security policy lets exactly one script run, ours, by its hash; so a
-text from a tool or a model stays text even if an escape were ever missed.
-"""
+"""``build_report``: a run folder -> ONE self-contained HTML file that opens anywhere, offline, years later."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
-import re
 import tempfile
-from collections.abc import Sequence
-from functools import cache
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from arpo_algo.report import trees
 from arpo_algo.report.data import RunData, read_run
+from arpo_algo.report.document import asset, document
 from arpo_algo.report.page_curves import curves
 from arpo_algo.report.page_entropy import entropy
 from arpo_algo.report.page_results import results
@@ -67,51 +58,13 @@ def build_html(run: Path, *, live: str | None = None) -> str:
         viewer(forest),
         _configuration(data),
     ]
-    script = _asset("page.js")
-    name = data.path.resolve().name
-    return _fill(
-        _asset("page.html"),
-        {
-            "title": escape(f"ARPO run {name}"),
-            "csp": escape(_policy(script, live is not None), quote=True),
-            "live": "" if live is None else f'<meta name="arpo-live" content="{escape(live, quote=True)}">',
-            "css": _asset("page.css"),
-            "js": script,
-            "facts": _facts(_header(data)),
-            "sections": "\n".join(s for s in sections if s),
-            "trees": embed(forest.payload),
-        },
-    )
-
-
-def embed(payload: Any) -> str:
-    """JSON that is inert inside a ``<script>`` element: no ``<``, ``>`` or ``&`` survives as itself.
-
-    Raises:
-        ValueError: a number is not finite (JSON has no word for it).
-    """
-    text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
-
-
-@cache
-def _asset(name: str) -> str:
-    return files("arpo_algo.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, parts: dict[str, str]) -> str:
-    """Put the parts in, in one pass: a part that looks like a placeholder stays as it is."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _policy(script: str, live: bool) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    connect = "'self'" if live else "'none'"
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src {connect}; "
-        "base-uri 'none'; form-action 'none'"
+    return document(
+        f"ARPO run {data.path.resolve().name}",
+        facts=_header(data),
+        sections=sections,
+        payload=forest.payload,
+        script=asset("page.js"),
+        live=live,
     )
 
 
@@ -153,11 +106,6 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value))
     return str(value)
-
-
-def _facts(pairs: Sequence[tuple[str, str]]) -> str:
-    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
-    return f'<dl class="facts">{rows}</dl>'
 
 
 def _configuration(data: RunData) -> str:

@@ -79,7 +79,7 @@
 
   // ------------------------------------------------------------------ tree viewer
 
-  const data = JSON.parse(document.getElementById("trees").textContent);
+  const data = JSON.parse(document.getElementById("payload").textContent);
   const canvas = document.getElementById("canvas");
   if (!canvas || data.files.length === 0) { root.dataset.ready = "1"; return; }
   const panel = document.getElementById("panel");

@@ -14,8 +14,9 @@ import pytest
 from report_runs import HOSTILE, config, make_run, write_lines
 
 from arpo_algo.report import build_report, trees
-from arpo_algo.report.build import build_html, embed
+from arpo_algo.report.build import build_html
 from arpo_algo.report.data import RunFolderError
+from arpo_algo.report.document import embed
 
 
 class Page(HTMLParser):
