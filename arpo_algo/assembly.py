@@ -25,6 +25,7 @@ from arpo_algo.distributed import World
 from arpo_algo.engines.base import Engine, Sampling
 from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner
+from arpo_algo.precision import resolve_precision
 from arpo_algo.sampler import RolloutConfig, TextEnv
 from arpo_algo.workers.base import Kind
 from arpo_env.env import AgentEnv
@@ -113,7 +114,8 @@ def build_engine(
     rollout = config.rollout
     own = copy.deepcopy(model) if separate else model
     choice = engines.choose(rollout.engine, rollout.engine_options)
-    return choice.build(engines.EngineSetup(own, tokenizer, source, rollout.slots, rollout.max_tokens))
+    precision = resolve_precision(config.learner.precision, next(model.parameters()).device)
+    return choice.build(engines.EngineSetup(own, tokenizer, source, rollout.slots, rollout.max_tokens, precision))
 
 
 # ------------------------------------------------------------------ state

@@ -82,6 +82,8 @@ class TreePlan:
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
+        if torch.is_autocast_enabled(q.device.type):  # once here, not once for each segment that is attended to
+            q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
         # Split once: its backward is one concatenation, where slices would each fill a row-sized gradient.
         queries, keys, values = (torch.split(x, self._sizes, 2) for x in (q, k, v))
         gqa = k.shape[1] != q.shape[1]
@@ -156,6 +158,7 @@ class CachePlan:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         cache_k, cache_v = self.cache.k[layer], self.cache.v[layer]
+        q, k, v = (x.to(cache_k.dtype) for x in (q, k, v))
         heads, dim, kv_heads = q.shape[1], q.shape[3], k.shape[1]
         out = torch.empty(1, q.shape[2], heads, dim, dtype=q.dtype, device=q.device)
         n = self.n_decode

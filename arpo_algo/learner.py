@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -26,9 +25,8 @@ from arpo_algo.errors import ConfigError, NonFiniteError, unknown
 from arpo_algo.losses import LossBatch, LossOutput
 from arpo_algo.options import opt
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
+from arpo_algo.precision import PRECISIONS, Precision, autocast, resolve_precision
 from arpo_algo.tree import Tree
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Algorithm(Protocol):
@@ -89,23 +87,8 @@ class LearnerConfig:
             raise ConfigError(f"lr must be > 0, got {self.lr}")
         if self.epochs < 1 or self.pack_tokens < 1 or (self.mini_batch is not None and self.mini_batch < 1):
             raise ConfigError("epochs, pack_tokens and mini_batch must be >= 1")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise unknown("precision", self.precision, ("auto", "float32", "bfloat16"))
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """What ``auto`` means here. On CPUs bfloat16 pays where instructions for it are there (AMX, AVX512_BF16):
-    a SmolLM2 step took 0.47 of float32's time on an AMD EPYC with AVX512_BF16, and 1.7 on a Xeon without either.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return "float32"
-    return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
 
 
 @dataclass
@@ -215,9 +198,7 @@ class Learner:
         self.reference = model.train(False).requires_grad_(False)
 
     def autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "bfloat16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+        return autocast(self.precision, self.device)
 
     # ------------------------------------------------------------------ reinforcement learning
 

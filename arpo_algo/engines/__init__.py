@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from arpo_algo import options as typed
 from arpo_algo.errors import ConfigError, unknown
@@ -32,7 +32,8 @@ class EngineSetup:
 
     ``model`` is the learner's own; an engine in the same process may share it, others start from its weights.
     ``source`` is the folder or Hub name that ``model`` was loaded from. ``slots``: sequences generated at once.
-    ``max_length``: longest sequence, prompt included.
+    ``max_length``: longest sequence, prompt included. ``precision``: what the learner's products run in, so that an
+    engine in the same process can compute the same numbers.
     """
 
     model: PreTrainedModel
@@ -40,6 +41,7 @@ class EngineSetup:
     source: str
     slots: int
     max_length: int
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 Build = Callable[[EngineSetup, Any], "Engine"]

@@ -25,6 +25,7 @@ from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.entropy import entropy_from_logits
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.options import opt
+from arpo_algo.precision import Resolved, WorkingCopy, autocast
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class TorchEngine:
         slots: sequences that can run or be held at once; bounds memory together with ``max_length``.
         max_length: longest sequence, prompt included; at most the model's context.
         step_tokens: most tokens one forward computes (a single longer prompt is still run whole).
+        precision: what products run in. With ``bfloat16`` and float32 weights the engine computes from a
+            :class:`~arpo_algo.precision.WorkingCopy`: the numbers that the learner computes under autocast.
 
     Raises:
         ConfigError: an unsupported architecture, no end token, or sizes that do not fit the model.
@@ -71,6 +74,7 @@ class TorchEngine:
         slots: int = 64,
         max_length: int = 2048,
         step_tokens: int = 4096,
+        precision: Resolved = "float32",
     ) -> None:
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", max_length)
@@ -89,13 +93,16 @@ class TorchEngine:
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         weight = next(model.parameters())
+        self.precision = precision
+        self._copy = WorkingCopy(model) if precision == "bfloat16" and weight.dtype == torch.float32 else None
+        self._run = model if self._copy is None else self._copy.model
         self.cache = KVCache(
             config.num_hidden_layers,
             slots,
             getattr(config, "num_key_value_heads", heads),
             max_length,
             head_dim,
-            weight.dtype,
+            weight.dtype if self._copy is None else torch.bfloat16,
             str(weight.device),
         )
         self._slots = [_Slot(i) for i in range(slots)]
@@ -147,6 +154,8 @@ class TorchEngine:
             for name, parameter in own.items():
                 if weights[name] is not parameter:
                     parameter.copy_(weights[name])
+        if self._copy is not None:
+            self._copy.refresh()
         # As new: which slot a request gets decides its place in a batch, and that must not depend on the past.
         self._slots = [_Slot(i) for i in range(len(self._slots))]
         self._steps = 0
@@ -240,13 +249,14 @@ class TorchEngine:
             last.append(len(ids) - 1)
         self.decoded += len(decode)
         self.prefilled += len(ids) - len(decode)
-        out = self.model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(last, device=device),
-            plan=CachePlan(self.cache, decode, prefill),
-        )
+        with autocast(self.precision, device):
+            out = self._run(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(last, device=device),
+                plan=CachePlan(self.cache, decode, prefill),
+            )
         logits: torch.Tensor = out.logits[0].float()
         return logits
 
@@ -381,4 +391,5 @@ def build(setup: EngineSetup, options: TorchOptions) -> TorchEngine:
         slots=setup.slots,
         max_length=setup.max_length,
         step_tokens=options.step_tokens,
+        precision=setup.precision,
     )
