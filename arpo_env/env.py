@@ -15,6 +15,7 @@ is seen by the other, the interpreter's variables and files included.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import time
 import zlib
@@ -24,6 +25,7 @@ from typing import Any, Literal, Self, SupportsFloat
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from arpo_env import protocol
 from arpo_env.errors import ConfigError, unknown
@@ -52,6 +54,7 @@ class _Episode:
     thoughts_opened: int = 0
     thoughts_closed: int = 0
     malformed: int = 0
+    tool_faults: int = 0
     done: bool = False
 
 
@@ -127,6 +130,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         self._next_index = 0
         self._episode: _Episode | None = None
         self._sessions: dict[str, ToolSession] = {}
+        self._spec: EnvSpec | None = None
         family.size(split)  # a file without this split says so now, not at the first reset
         self._toolbox(split)
 
@@ -141,6 +145,22 @@ class AgentEnv(gymnasium.Env[str, str]):
     def task(self) -> Task:
         """The task of the current episode."""
         return self._current().task
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal actions always give equal results: False with a tool over the live web."""
+        return all(tool.deterministic for box in self._toolboxes.values() for tool in box.values())
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """Gymnasium's record of how this environment was made; marked by what its tools are, not by its id alone."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and not self.deterministic:
+            spec = dataclasses.replace(spec, nondeterministic=True)
+        self._spec = spec
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -199,8 +219,8 @@ class AgentEnv(gymnasium.Env[str, str]):
             case protocol.FinalAnswer():
                 return self._answered(parsed)
             case protocol.ToolCall():
-                text, ok = self._call(parsed)
-                return self._go_on(self._result(text), tool_error=not ok)
+                text, error = self._call(parsed)
+                return self._go_on(self._result(text), tool_error=error)
             case protocol.Malformed():
                 episode.malformed += 1
                 if self.on_malformed == "end":
@@ -370,9 +390,10 @@ class AgentEnv(gymnasium.Env[str, str]):
         return self._episode
 
     def _call(self, call: protocol.ToolCall) -> tuple[str, bool]:
+        """The result's text, and whether the policy erred."""
         episode = self._current()
         if episode.tool_calls >= self.max_tool_calls:
-            return f"Tool call limit ({self.max_tool_calls}) reached; nothing was run. Give your answer now.", False
+            return f"Tool call limit ({self.max_tool_calls}) reached; nothing was run. Give your answer now.", True
         episode.tool_calls += 1
         start = time.perf_counter()
         try:
@@ -384,7 +405,8 @@ class AgentEnv(gymnasium.Env[str, str]):
             self.tool_seconds += time.perf_counter() - start
         if result.ok:
             episode.calls_ok[call.tool] = episode.calls_ok.get(call.tool, 0) + 1
-        return result.text, result.ok
+        episode.tool_faults += result.fault
+        return result.text, not (result.ok or result.fault)
 
     def _go_on(self, observation: str, *, tool_error: bool, malformed: str | None = None) -> StepResult:
         episode = self._current()
@@ -443,6 +465,7 @@ class AgentEnv(gymnasium.Env[str, str]):
             "turn": episode.turn,
             "tool_calls": episode.tool_calls,
             "tool_error": tool_error,
+            "tool_faults": episode.tool_faults,
             "malformed": malformed,
             "reward_terms": {},
             "is_success": False,

@@ -24,6 +24,10 @@ from arpo_env.tools.base import Tool
 
 if TYPE_CHECKING:
     from arpo_env.search.base import SearchBackend
+    from arpo_env.search.cache import CacheMode
+    from arpo_env.tools.faults import OnFault
+    from arpo_env.web.base import PageSource
+    from arpo_env.web.summary import Summariser
 
 #: The ids of task families -> their entry points in this module.
 IDS: Mapping[str, str] = {
@@ -33,15 +37,23 @@ IDS: Mapping[str, str] = {
     "ARPO-ReasoningGym-v0": "make_reasoning_gym",
     "ARPO-Dataset-v0": "make_dataset",
 }
+#: The ids over the web, live and replayed. Live, the same actions may give other results tomorrow.
+WEB_IDS: Mapping[str, str] = {"ARPO-Web-v0": "make_web", "ARPO-WebReplay-v0": "make_web_replay"}
+_TOOL_NAMES = ("search", "browse", "python")
 #: The ids of the benchmark suites (:mod:`arpo_env.suites`); generated families are suites under their own ids.
 SUITE_IDS = tuple(suite.env_id for suite in SUITES if not isinstance(suite.source, Generated))
 
 
 def register_all() -> None:
     """Register every id with Gymnasium; called once by ``import arpo_env``."""
-    for env_id, function in {**IDS, **dict.fromkeys(SUITE_IDS, "make_suite")}.items():
+    for env_id, function in {**IDS, **WEB_IDS, **dict.fromkeys(SUITE_IDS, "make_suite")}.items():
         if env_id not in gymnasium.registry:
-            gymnasium.register(env_id, entry_point=f"{__name__}:{function}", kwargs={"id": env_id})
+            gymnasium.register(
+                env_id,
+                entry_point=f"{__name__}:{function}",
+                nondeterministic=env_id == "ARPO-Web-v0",
+                kwargs={"id": env_id},
+            )
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -93,26 +105,51 @@ def _python(sandbox: str, seconds: float) -> Tool:
     return PythonTool(sandbox, limits=Limits(seconds=seconds))
 
 
+def _search(backend: SearchBackend, k: int, chars: int, tools: Sequence[str], on_fault: OnFault) -> Tool:
+    from arpo_env.tools.search import SearchTool
+
+    return SearchTool(backend, k=k, chars=chars, urls="browse" in tools, on_fault=on_fault)
+
+
+def _browse(
+    pages: PageSource, chars: int, cap: int | None, on_fault: OnFault, summary: Summariser | None = None
+) -> Tool:
+    from arpo_env.tools.browse import BrowseTool
+
+    if cap is not None and chars > cap:
+        raise ConfigError(
+            f"browse_chars={chars} does not fit into max_result_chars={cap}, which would cut chunks: raise that one too"
+        )
+    return BrowseTool(pages, chars=chars, summary=summary, on_fault=on_fault)
+
+
 def _search_and_python(
     family: TaskFamily,
     search_k: int = 3,
-    search_chars: int = 160,
+    search_chars: int | None = None,
     sandbox: str = "auto",
     python_seconds: float = 5.0,
-    tools: tuple[str, ...] = ("search", "python"),
+    tools: Sequence[str] = ("search", "python"),
+    browse_chars: int = 900,
+    max_result_chars: int | None = 1000,
 ) -> Callable[[str], list[Tool]]:
+    """``search_chars``: by default a whole page of the encyclopaedia, or with browse on the beginning of one."""
     from arpo_env.tasks.deepsearch import DeepSearchFamily
-    from arpo_env.tools.search import SearchTool
+    from arpo_env.tasks.deepsearch.pages import WorldPages
 
     assert isinstance(family, DeepSearchFamily)
     _check_names(tools)
     python = _python(sandbox, python_seconds) if "python" in tools else None
+    if search_chars is None:
+        search_chars = 40 if "browse" in tools else 160
 
     @functools.cache
     def factory(split: str) -> list[Tool]:
         made: list[Tool] = []
         if "search" in tools:
-            made.append(SearchTool(family.backend(split), k=search_k, chars=search_chars))
+            made.append(_search(family.backend(split), search_k, search_chars, tools, "raise"))
+        if "browse" in tools:
+            made.append(_browse(WorldPages(family.world(split)), browse_chars, max_result_chars, "raise"))
         if python is not None:
             made.append(python)
         return made
@@ -124,35 +161,58 @@ def _check_names(tools: Sequence[str]) -> None:
     if isinstance(tools, str):
         raise ConfigError(f"tools must be a sequence of tool names, got the string {tools!r}: write ({tools!r},)")
     for name in tools:
-        if name not in ("search", "python"):
-            raise unknown("tool", name, ("search", "python"))
+        if name not in _TOOL_NAMES:
+            raise unknown("tool", name, _TOOL_NAMES)
 
 
 def _over_a_backend(
     family: TaskFamily,
     tools: Sequence[str] = ("python",),
-    search: SearchBackend | None = None,
+    search: SearchBackend | str | Path | None = None,
+    retriever: str = "bm25",
+    browse: PageSource | None = None,
     search_k: int = 3,
     search_chars: int = 160,
+    browse_chars: int = 900,
+    browse_summary: Summariser | None = None,
+    on_fault: OnFault = "raise",
     sandbox: str = "auto",
     python_seconds: float = 5.0,
+    max_result_chars: int | None = 1000,
 ) -> Callable[[str], list[Tool]]:
-    """The tools named, and none else: a file's questions bring no corpus, so search needs a backend."""
-    from arpo_env.tools.search import SearchTool
+    """The tools named, and none else: a file's questions bring no corpus, so search needs a backend.
 
+    ``search`` is a backend, or what :func:`~arpo_env.search.backends.open_backend` opens (``retriever`` says how).
+    Browse reads the pages of ``browse``, or else those that the search backend was built from.
+    """
     del family
     _check_names(tools)
     if ("search" in tools) != (search is not None):
         raise ConfigError(
             f"tools={tuple(tools)!r} and search={search!r} do not fit: the search tool needs a backend "
-            "(search=BM25Index.build(pages), HttpRetriever(url) …), and a backend the search tool"
+            "(search='corpora/hotpotqa', BM25Index.build(pages), HttpRetriever(url) …), and a backend the search tool"
         )
-    made: dict[str, Tool] = {}
+    if isinstance(search, (str, Path)):
+        from arpo_env.search.backends import open_backend
+
+        search = open_backend(search, retriever=retriever)
+    elif retriever != "bm25":
+        raise ConfigError(f"retriever={retriever!r} says how a corpus named by search='…' is searched; got {search!r}")
+    if browse is not None and "browse" not in tools:
+        raise ConfigError(
+            f"browse={browse!r} is a source of pages for the browse tool, which tools={tools!r} leaves out"
+        )
+    made: list[Tool] = []
     if search is not None:
-        made["search"] = SearchTool(search, k=search_k, chars=search_chars)
+        made.append(_search(search, search_k, search_chars, tools, on_fault))
+    if "browse" in tools:
+        from arpo_env.web.local import LocalPages
+
+        pages = LocalPages.of(search) if browse is None else browse
+        made.append(_browse(pages, browse_chars, max_result_chars, on_fault, browse_summary))
     if "python" in tools:
-        made["python"] = _python(sandbox, python_seconds)
-    return lambda split: list(made.values())
+        made.append(_python(sandbox, python_seconds))
+    return lambda split: made
 
 
 def make_math(id: str = "ARPO-Math-v0", **options: Any) -> AgentEnv:
@@ -166,7 +226,9 @@ def make_code(id: str = "ARPO-Code-v0", **options: Any) -> AgentEnv:
 
 
 def make_deepsearch(id: str = "ARPO-DeepSearch-v0", **options: Any) -> AgentEnv:
-    """Multi-hop questions over a generated encyclopaedia; search and Python."""
+    """Multi-hop questions over a generated encyclopaedia; search and Python, and browse where ``tools`` names it."""
+    if "browse" in options.get("tools", ()):
+        options.setdefault("max_tool_calls", 12)  # a look-up may take two calls
     return _build(id, generated_family(id), _search_and_python, options)
 
 
@@ -212,6 +274,60 @@ def make_dataset(id: str = "ARPO-Dataset-v0", **options: Any) -> AgentEnv:
     return _build(id, DatasetFamily, _over_a_backend, options)
 
 
+def make_web(
+    id: str = "ARPO-Web-v0",
+    tools: Sequence[str] = _TOOL_NAMES,
+    engine: str = "duckduckgo",
+    region: str = "us-en",
+    contact: str = "",
+    cassette: str | Path | None = None,
+    cache: CacheMode = "record",
+    **options: Any,
+) -> AgentEnv:
+    """Questions from a file or folder (``path=…``), searched and browsed on the live web; Python.
+
+    ``engine``, ``region``: see :class:`~arpo_env.search.live.LiveSearch`; ``contact``: see
+    :class:`~arpo_env.web.live.LivePages`. ``cassette`` names a file where everything is recorded (``cache`` is its
+    mode), for ``ARPO-WebReplay-v0``.
+    """
+    from arpo_env.search.live import LiveSearch
+    from arpo_env.web.live import LivePages
+
+    _check_names(tools)
+    _check_own(id, options)
+    search: SearchBackend | None = LiveSearch(engine, region=region) if "search" in tools else None
+    browse: PageSource | None = LivePages(contact=contact) if "browse" in tools else None
+    if cassette is not None:
+        from arpo_env.search.cache import CachedBackend, Cassette
+        from arpo_env.web.recorded import RecordedPages
+
+        tape = Cassette(cassette)
+        search = None if search is None else CachedBackend(search, tape, cache)
+        browse = None if browse is None else RecordedPages(browse, tape, cache)
+    return make_dataset(id, tools=tools, search=search, browse=browse, **options)
+
+
+def make_web_replay(
+    id: str = "ARPO-WebReplay-v0", *, cassette: str | Path, tools: Sequence[str] = _TOOL_NAMES, **options: Any
+) -> AgentEnv:
+    """The same, replayed from ``cassette`` alone: no network, and deterministic."""
+    from arpo_env.search.cache import CachedBackend, Cassette
+    from arpo_env.web.recorded import RecordedPages
+
+    _check_names(tools)
+    _check_own(id, options)
+    tape = Cassette(cassette, read_only=True)
+    search = CachedBackend(None, tape, "strict") if "search" in tools else None
+    browse = RecordedPages(None, tape, "strict") if "browse" in tools else None
+    return make_dataset(id, tools=tools, search=search, browse=browse, **options)
+
+
+def _check_own(id: str, options: Mapping[str, Any]) -> None:
+    for name in ("search", "browse"):
+        if name in options:
+            raise ConfigError(f"{id} brings its own {name}; ARPO-Dataset-v0 takes {name}={options[name]!r}")
+
+
 def make_suite(id: str, **options: Any) -> AgentEnv:
     """A benchmark suite (:mod:`arpo_env.suites`): its own tools, verifier and budget; the split is ``test``.
 
@@ -225,7 +341,7 @@ def make_suite(id: str, **options: Any) -> AgentEnv:
     if "tools" not in options:
         if "search" in declared.tools and options.get("search") is None:
             raise ConfigError(
-                f"{id} is answered with a search tool: pass search=BACKEND (BM25Index.build(pages), "
+                f"{id} is answered with a search tool: pass search=BACKEND (a corpus folder, BM25Index.build(pages), "
                 "HttpRetriever(url), LiveSearch() …), or tools=('python',) or tools=() to go without"
             )
         options["tools"] = declared.tools if options.get("search") is None else ("search", "python")

@@ -282,6 +282,8 @@ class Recorder:
         self.fingerprint = _corpus(source, cassette, corpus, tool)
         #: Replayed strictly, even the live web is deterministic.
         self.deterministic = mode == "strict" or (source is not None and bool(source.deterministic))
+        #: There is nobody to ask, so nobody whose health could be checked.
+        self.replays_only = mode == "strict"
         self._guard = threading.Lock()
         self._under_way: dict[str, threading.Event] = {}
 
@@ -351,6 +353,7 @@ class CachedBackend:
         self._recorder = Recorder(self.tool, backend, cassette, mode, corpus)
         self.backend, self.cassette, self.mode = backend, cassette, mode
         self.fingerprint, self.deterministic = self._recorder.fingerprint, self._recorder.deterministic
+        self.replays_only = self._recorder.replays_only
 
     def search(self, query: str, k: int) -> list[Hit]:
         """The stored hits, or the backend's.

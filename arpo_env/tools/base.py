@@ -18,11 +18,13 @@ class ToolResult:
 
     ``text`` is plain text for the policy (not yet framed or escaped: the protocol does that).
     ``ok`` is False when the *policy* erred (bad query, exception in its code, time-out); machinery
-    faults raise :class:`arpo_env.errors.InfraError` instead.
+    faults raise :class:`arpo_env.errors.InfraError` instead, or, where the user chose that they be told, are a
+    result with ``fault`` (and without ``ok``: the call did not work, but nobody is to blame for it).
     """
 
     text: str
     ok: bool = True
+    fault: bool = False
 
 
 class ToolSession(ABC):
@@ -55,6 +57,8 @@ class Tool(ABC):
     name: str
     #: One line for the system prompt: what goes between the tags and what comes back.
     description: str
+    #: Whether equal calls after equal histories always give equal results (False for the live web).
+    deterministic: bool = True
 
     @abstractmethod
     def check(self) -> None:

@@ -13,18 +13,25 @@ from typing import Any, Self
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
 from arpo_env.search.base import Hit, SearchBackend
 from arpo_env.tools.base import Tool, ToolResult, ToolSession
+from arpo_env.tools.faults import Faults, OnFault
+from arpo_env.web.inert import inert
 
 NO_RESULTS = "No results found."
 
 
-def format_hits(hits: list[Hit], chars: int) -> str:
-    """The result text: a line a hit, title and snippet on one line each, snippet cut after ``chars`` characters."""
+def format_hits(hits: list[Hit], chars: int, *, urls: bool = False) -> str:
+    """The result text: a line a hit, title and snippet on one line each, snippet cut after ``chars`` characters.
+
+    ``urls``: a hit's address stands on a line of its own below it, where it has one.
+    """
     if not hits:
         return NO_RESULTS
     lines = []
     for number, hit in enumerate(hits, 1):
         title, snippet = _one_line(hit.title), _cut(_one_line(hit.snippet), chars)
         lines.append(f"[{number}] {title}: {snippet}" if title else f"[{number}] {snippet}")
+        if urls and hit.url:
+            lines.append(_one_line(hit.url))
     return "\n".join(lines)
 
 
@@ -49,15 +56,26 @@ class SearchTool(Tool):
         k: hits a query.
         chars: longest snippet, in characters. (The paper's setting: k=10, chars=1000.)
         max_query_chars: a longer query is refused with a message instead of searched.
+        urls: show each hit's address, for the browse tool to open.
+        on_fault: ``raise`` or ``tell``, see :class:`~arpo_env.tools.faults.Faults`.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, an unknown ``on_fault``.
     """
 
     name = "search"
     description = "query"
 
-    def __init__(self, backend: SearchBackend, *, k: int = 3, chars: int = 200, max_query_chars: int = 1000) -> None:
+    def __init__(
+        self,
+        backend: SearchBackend,
+        *,
+        k: int = 3,
+        chars: int = 200,
+        max_query_chars: int = 1000,
+        urls: bool = False,
+        on_fault: OnFault = "raise",
+    ) -> None:
         for label, value, least in (("k", k, 1), ("chars", chars, 20), ("max_query_chars", max_query_chars, 1)):
             if value < least:
                 raise ConfigError(f"{label} must be >= {least}, got {value}")
@@ -65,13 +83,13 @@ class SearchTool(Tool):
         self.k = k
         self.chars = chars
         self.max_query_chars = max_query_chars
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether equal queries always give equal results (False for the live web)."""
-        return self.backend.deterministic
+        self.urls = urls
+        self.faults = Faults(on_fault, "The search engine did not answer.")
+        self.deterministic = backend.deterministic
 
     def check(self) -> None:
+        if getattr(self.backend, "replays_only", False):
+            return
         try:
             self.backend.search("test", 1)
         except InfraError as error:
@@ -97,7 +115,11 @@ class SearchSession(ToolSession):
             return ToolResult(
                 f"Error: the query has {len(query)} characters, at most {tool.max_query_chars}.", ok=False
             )
-        return ToolResult(format_hits(tool.backend.search(query, tool.k), tool.chars))
+        try:
+            hits = tool.backend.search(query, tool.k)
+        except InfraError as fault:
+            return tool.faults.result(fault)
+        return ToolResult(inert(format_hits(hits, tool.chars, urls=tool.urls)))
 
     def fork(self) -> Self:
         return type(self)(self._tool)

@@ -81,8 +81,8 @@ def test_the_chat_is_in_info_and_the_observation_is_only_what_is_new() -> None:
 def test_info_keys() -> None:
     env, _, _ = toy()
     _, info = env.reset(seed=0)
-    running = {"task_id", "turn", "tool_calls", "tool_error", "malformed", "reward_terms", "is_success", "answer",
-               "stop_reason", "messages"}  # fmt: skip
+    running = {"task_id", "turn", "tool_calls", "tool_error", "tool_faults", "malformed", "reward_terms", "is_success",
+               "answer", "stop_reason", "messages"}  # fmt: skip
     assert set(info) == running
     assert info["task_id"] == "toy/train/0/0"
     assert set(env.step(tool_turn("t", "python", "draw"))[4]) == running

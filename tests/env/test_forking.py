@@ -48,9 +48,10 @@ def turns(*tools: tuple[str, list[str]]) -> st.SearchStrategy[str]:
     )
 
 
-TURNS = turns(("python", PYTHON), ("search", SEARCH))
+BROWSE = ["https://train.world.invalid/city/3", "1", "find: founded", "https://no.invalid/", "2", ""]
+TURNS = turns(("python", PYTHON), ("search", SEARCH), ("browse", BROWSE))
 #: Mostly calls, so that most forks happen in the middle of an episode.
-CALLS = turns(("python", PYTHON), ("python", PYTHON), ("search", SEARCH), ("search", SEARCH))
+CALLS = turns(("python", PYTHON), ("python", PYTHON), ("search", SEARCH), ("search", SEARCH), ("browse", BROWSE))
 
 ENVS: dict[tuple[str, str], gymnasium.Env[str, str]] = {}
 

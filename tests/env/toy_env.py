@@ -147,15 +147,16 @@ def needs_python() -> None:
 
 
 #: Every id, and deep search without Python, which runs everywhere.
-CASES = (*arpo_env.IDS, "ARPO-DeepSearch-v0 (search only)")
+CASES = (*arpo_env.IDS, "ARPO-DeepSearch-v0 (search only)", "ARPO-DeepSearch-v0 (browse, only reading)")
 
 
 def options_of(case: str, folder: Path) -> dict[str, Any]:
     """Small options for a case; skips it, by name, when this machine lacks what it needs."""
-    if not case.endswith("(search only)"):
+    if "only" not in case:
         needs_python()
     if case.startswith("ARPO-DeepSearch"):
-        return {"pages": 120, "tools": ("search",), "arithmetic": 0.0} if "only" in case else {"pages": 120}
+        tools = ("search", "browse") if "browse" in case else ("search",)
+        return {"pages": 120, "tools": tools, "arithmetic": 0.0} if "only" in case else {"pages": 120}
     if case == "ARPO-ReasoningGym-v0":
         pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'arpo[tasks]'")
     if case == "ARPO-Dataset-v0":

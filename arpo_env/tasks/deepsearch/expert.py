@@ -18,7 +18,8 @@ from arpo_env.protocol import answer_turn, result_body, tool_turn
 from arpo_env.tasks.base import Expert, Task
 from arpo_env.tasks.deepsearch.schema import RELATIONS, Relation, read_alias, read_facts
 
-_HIT = re.compile(r"^\[\d+\] (.+?): (.*)$", re.MULTILINE)
+_HIT = re.compile(r"^\[\d+\] (.+?): (.*)$(?:\n(https?://\S+)$)?", re.MULTILINE)
+_CHUNK = re.compile(r" \(chunk (\d+) of (\d+)\)$")
 #: The answer of a demonstrator that cannot go on: honest, and wrong.
 GIVE_UP = "unknown"
 
@@ -36,6 +37,7 @@ SLIPS = (
 class _Hit:
     title: str
     text: str
+    url: str = ""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -64,18 +66,18 @@ def read_hits(observation: str) -> list[_Hit]:
         body = result_body(observation)
     except ValueError:
         return []
-    return [_Hit(title, text) for title, text in _HIT.findall(body)]
+    return [_Hit(title, text, url) for title, text, url in _HIT.findall(body)]
+
+
+def _is_about(hit: _Hit, name: str) -> bool:
+    """Whether ``hit`` is the page of ``name``, by title or stated alias."""
+    alias = read_alias(hit.text)
+    return name.casefold() in (hit.title.casefold(), None if alias is None else alias.casefold())
 
 
 def _find(hits: list[_Hit], name: str, relation: Relation) -> _Hit | None:
-    """The page of ``name``, by title or stated alias, if it states the fact."""
-    wanted = name.casefold()
-    for hit in hits:
-        alias = read_alias(hit.text)
-        named = hit.title.casefold() == wanted or (alias is not None and alias.casefold() == wanted)
-        if named and relation.id in hit.facts:
-            return hit
-    return None
+    """The page of ``name``, if it states the fact."""
+    return next((hit for hit in hits if _is_about(hit, name) and relation.id in hit.facts), None)
 
 
 def _wrong_attribute(hit: _Hit, relation: Relation, last: bool, rng: np.random.Generator) -> str | None:
@@ -139,15 +141,44 @@ def demonstrate(task: Task, slip: Slip | None = None) -> Expert:
         yield answer_turn(think, found)
 
 
+def _search(think: str, query: str, name: str, relation: Relation) -> Generator[str, str, list[_Hit]]:
+    """The hits of ``query``; the page of ``name`` (else the first) is opened if hits show addresses and no fact."""
+    hits = read_hits((yield tool_turn(think, "search", query)))
+    if _find(hits, name, relation) is not None:
+        return hits
+    places = [place for place, hit in enumerate(hits) if hit.url]
+    if not places:
+        return hits
+    place = next((place for place in places if _is_about(hits[place], name)), places[0])
+    hits[place] = yield from _open(hits[place], relation)
+    return hits
+
+
+def _open(hit: _Hit, relation: Relation) -> Generator[str, str, _Hit]:
+    """The page behind ``hit``, read as far as the chunk that states the fact."""
+    text, think, argument = "", f"Open {hit.title}.", hit.url
+    while True:
+        try:
+            head, _, chunk = result_body((yield tool_turn(think, "browse", argument))).partition("\n")
+        except ValueError:
+            return hit
+        text = f"{text} {chunk}".strip()
+        page = _Hit(hit.title, text, hit.url)
+        place = _CHUNK.search(head)
+        if relation.id in page.facts or place is None or place[1] == place[2]:
+            return page
+        think, argument = "Not yet. Read on.", str(int(place[1]) + 1)
+
+
 def _look_up(
     name: str, relation: Relation, last: bool, think: str, slip: Slip | None
 ) -> Generator[str, str, str | None]:
     """Search for ``name`` (once more in other words if need be) and read the fact; None when it is not there."""
-    hits = read_hits((yield tool_turn(think, "search", name)))
+    hits = yield from _search(think, name, name, relation)
     right = _find(hits, name, relation)
     if right is None:
-        again = tool_turn("Not found. Search in other words.", "search", f"{name} {relation.label}")
-        hits = read_hits((yield again))
+        again = "Not found. Search in other words."
+        hits = yield from _search(again, f"{name} {relation.label}", name, relation)
         right = _find(hits, name, relation)
         if right is None:
             return None
