@@ -13,7 +13,7 @@ import itertools
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,10 +26,10 @@ from benchmarks.store import BenchFolder, Sample, StorageError
 
 @dataclass(frozen=True, slots=True)
 class SuiteTasks:
-    """What is run of one suite. ``make`` builds its environment; ``tasks`` are task ids."""
+    """What is run of one suite. ``env`` is never stepped itself: episodes clone it. ``tasks`` are task ids."""
 
     name: str
-    make: Callable[[], TextEnv]
+    env: TextEnv
     tasks: Sequence[str]
 
 
@@ -40,8 +40,8 @@ class RunStopped(RuntimeError):
 class _Pool:
     """Environments of one suite: a prototype, and the clones that are free."""
 
-    def __init__(self, make: Callable[[], TextEnv]) -> None:
-        self.prototype = make()
+    def __init__(self, prototype: TextEnv) -> None:
+        self.prototype = prototype
         self._free: list[TextEnv] = []
 
     def take(self) -> TextEnv:
@@ -134,7 +134,7 @@ class Runner:
         self.on_sample = on_sample
         self._stop = threading.Event()
 
-    def run(self, suites: Iterable[SuiteTasks], samples: int) -> None:
+    def run(self, suites: Sequence[SuiteTasks], samples: int) -> None:
         """Run every missing sample, suite by suite.
 
         Raises:
@@ -142,7 +142,7 @@ class Runner:
             StorageError: a sample could not be saved.
             KeyboardInterrupt: episodes under way are dropped.
         """
-        pools = {suite.name: _Pool(suite.make) for suite in suites}  # all of them now: one that fails, fails early
+        pools = {suite.name: _Pool(suite.env) for suite in suites}
         missing = self._missing(suites, pools, samples)
         workers = _Workers(self.policy.concurrency, self._play)
         voids = under_way = 0
@@ -173,7 +173,7 @@ class Runner:
         self.folder.append(sample)
         self.on_sample(sample)
 
-    def _missing(self, suites: Iterable[SuiteTasks], pools: dict[str, _Pool], samples: int) -> Iterator[_Job]:
+    def _missing(self, suites: Sequence[SuiteTasks], pools: dict[str, _Pool], samples: int) -> Iterator[_Job]:
         have = self.folder.samples
         for suite in suites:
             for task, number in itertools.product(suite.tasks, range(samples)):
@@ -207,6 +207,7 @@ def _sample(job: _Job, episode: Episode, errors: list[str]) -> Sample:
         job.sample,
         "scored",
         success=outcome.is_success,
+        score=outcome.info["score"],
         reward=outcome.reward,
         answer=outcome.answer,
         gold=episode.gold,

@@ -170,6 +170,7 @@ def _same(verifier: str, first: str, second: str) -> bool:
 
 #: Means of a sample, in the order of the tables.
 MEASURES: Mapping[str, Callable[[Sample], float | None]] = {
+    "score": lambda s: s.score,
     "tool_calls": lambda s: s.tool_calls,
     "tool_errors": lambda s: s.tool_errors,
     "turns": lambda s: s.turns,

@@ -41,6 +41,7 @@ class Sample:
     sample: int
     status: Literal["scored", "void"]
     success: bool = False
+    score: float = 0.0  # the verifier's; below 1 is partial credit, and no success
     reward: float = 0.0
     answer: str | None = None
     gold: str = ""

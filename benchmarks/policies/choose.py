@@ -23,7 +23,7 @@ WORDS: Mapping[str, str] = {
     "script:MODULE.FUNCTION": "a Python function: the chat so far -> the next assistant turn",
     "FOLDER | OWNER/NAME | smollm2": "a local folder, Hub name or the embedded model, by the torch engine",
     "ENGINE:MODEL": "the same by another engine, e.g. vllm:OWNER/NAME",
-    "openai:URL#MODEL": "an OpenAI-compatible endpoint, e.g. openai:http://127.0.0.1:8000/v1#qwen (key: OPENAI_API_KEY)",
+    "openai:URL#MODEL": "an OpenAI-compatible endpoint, as openai:http://127.0.0.1:8000/v1#qwen; key: $OPENAI_API_KEY",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from arpo_algo.episodes import Player, Turn
 from arpo_algo.errors import ConfigError, TrainingError, unknown
 from arpo_env.env import AgentEnv
+from arpo_env.errors import ConfigError as EnvConfigError
 from arpo_env.protocol import answer_turn, tool_turn
 
 #: The chat so far -> the next assistant turn.
@@ -27,10 +28,18 @@ class _Scripted:
 
 
 class Expert(_Scripted):
-    """The task family's own expert."""
+    """The task family's own expert; where there is none (questions from files) the gold answer is replayed.
+
+    A replay scores what an infallible policy would: less than 1 means a verifier that refuses its own gold.
+    """
 
     def play(self, env: AgentEnv, messages: Sequence[Mapping[str, str]], seed: Sequence[int]) -> Player:
-        expert = env.family.expert(env.task)
+        try:
+            expert = env.family.expert(env.task)
+        except EnvConfigError:
+            raw = env.family.answer_format == "raw"
+            yield Turn(answer_turn("The gold answer.", env.task.answer, raw=raw))
+            return
         turn = next(expert, None)
         while turn is not None:
             observation = yield Turn(turn)

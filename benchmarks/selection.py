@@ -1,0 +1,222 @@
+"""Which suites a run takes and with which tools: environments that are ready, and what cannot be had and why."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from arpo_algo.episodes import TextEnv, agent
+from arpo_algo.options import override
+from arpo_env.errors import ConfigError, ToolUnavailable, unknown
+from arpo_env.suites import METRICS, Suite, list_suites, suite
+from arpo_env.suites.sources import HUB, VARIABLE
+from arpo_env.suites.suite import Domain, Generated
+
+#: Value of ``--search`` that says: answer without searching.
+NO_SEARCH = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asks of the suites.
+
+    Args:
+        suites: names, ``all`` (what can be had here), ``paper`` (the thirteen), or ``domain:NAME``.
+        tasks: at most so many a suite; None: all (of endless families, their default).
+        task_seed: which sample of tasks, where not all are taken. Never the sampling seed: runs stay comparable.
+        data_dir: folder in the published evaluation layout; None: ``$ARPO_DATA``, else the Hub.
+        search: what :func:`~arpo_env.search.backends.open_backend` takes, ``none``, or None (not said).
+        metric: of question suites, see :data:`arpo_env.suites.METRICS`; with ``judge`` for ``judge``.
+        max_tool_calls, prompt: of the environments; None: each suite's own.
+        options: suite name -> further options of its environment.
+    """
+
+    suites: Sequence[str] = ("all",)
+    tasks: int | None = None
+    task_seed: int = 0
+    data_dir: str | None = None
+    search: str | None = None
+    retriever: str = "bm25"
+    metric: str = "default"
+    judge: Any = None
+    max_tool_calls: int | None = None
+    prompt: str | None = None
+    on_broken: str = "error"
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """One suite, ready. ``env``: the prototype that episodes clone; ``record``: what decides tasks and verdicts."""
+
+    suite: Suite
+    env: TextEnv
+    tasks: Sequence[str]
+    record: Mapping[str, Any]
+
+
+def names(words: Sequence[str]) -> tuple[list[str], set[str]]:
+    """(suite names in the paper's order, those of them that were named one by one).
+
+    Raises:
+        ConfigError: a word that is no suite, group or domain.
+    """
+    named: set[str] = set()
+    grouped: set[str] = set()
+    for word in words:
+        if word == "all":
+            grouped.update(list_suites())
+        elif word == "paper":
+            grouped.update(list_suites(paper=True))
+        elif word.startswith("domain:"):
+            domain = word.removeprefix("domain:").replace("-", " ")
+            if domain not in get_args(Domain):
+                raise unknown("domain", domain, get_args(Domain))
+            grouped.update(list_suites(domain=domain))
+        else:
+            try:
+                named.add(suite(word).name)
+            except ConfigError:
+                raise unknown("suite", word, ["all", "paper", *list_suites()]) from None
+    return [name for name in list_suites() if name in named | grouped], named
+
+
+def select(wanted: Wanted) -> tuple[list[Selected], dict[str, str]]:
+    """The suites that can be had, and for the others of a group (``all`` …) the reason, which says how to get them.
+
+    Raises:
+        ConfigError: a suite that was named cannot be had, a broken row, a wrong option.
+        ToolUnavailable: a tool of a suite that was named does not work here.
+    """
+    chosen, named = names(wanted.suites)
+    for name in wanted.options:
+        if suite(name).name not in chosen:
+            raise ConfigError(f"options are given for {name}, which is not among the suites of this run")
+    selected: list[Selected] = []
+    missing: dict[str, str] = {}
+    for name in chosen:
+        one = suite(name)
+        reason = one.available(wanted.data_dir) or _needs_search(one, wanted)
+        if reason is None:
+            try:
+                selected.append(_ready(one, wanted))
+                continue
+            except ToolUnavailable as error:
+                reason = str(error)
+        if name in named:
+            raise ConfigError(reason)
+        missing[name] = reason
+    if not selected:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
+        raise ConfigError(f"none of the suites can be had here:\n{listed}")
+    return selected, missing
+
+
+def _needs_search(one: Suite, wanted: Wanted) -> str | None:
+    if "search" not in one.tools or isinstance(one.source, Generated) or wanted.search is not None:
+        return None
+    return (
+        f"{one.name} is answered with a search tool: pass --search WHERE (a folder that `arpo corpus build` wrote, or "
+        f"the URL of a retriever), or --search {NO_SEARCH} to go without"
+    )
+
+
+def _ready(one: Suite, wanted: Wanted) -> Selected:
+    from_file = not isinstance(one.source, Generated)
+    options: dict[str, Any] = {}
+    if wanted.max_tool_calls is not None:
+        options["max_tool_calls"] = wanted.max_tool_calls
+    if wanted.prompt is not None:
+        options["prompt"] = wanted.prompt
+    if from_file and wanted.metric != "default" and one.domain != "code":
+        options["metric"] = wanted.metric
+    options |= next((dict(o) for name, o in wanted.options.items() if suite(name).name == one.name), {})
+    live: dict[str, Any] = {"disable_env_checker": True}
+    reading: dict[str, Any] = {}
+    if from_file:
+        reading = {"data_dir": wanted.data_dir, "on_broken": wanted.on_broken}
+        if "search" in one.tools:
+            live |= _search(wanted)
+    if "metric" in options and wanted.metric == "judge":
+        live["judge"] = wanted.judge
+    env = one.make(**options, **live, **reading)
+    tasks = one.task_ids(wanted.tasks, seed=wanted.task_seed, **reading)
+    family = agent(env).family
+    record = {
+        "title": one.title,
+        "domain": one.domain,
+        "size": one.size,
+        "env_id": one.env_id,
+        "options": options,
+        "search": wanted.search if from_file and "search" in one.tools else None,
+        "provenance": str(getattr(family, "provenance", "generated")),
+        "task_seed": wanted.task_seed,
+        "first_task": _fingerprint(family.task(wanted.task_seed, "test", 0).question),
+    }
+    return Selected(one, env, tasks, record)
+
+
+def _search(wanted: Wanted) -> dict[str, Any]:
+    if wanted.search == NO_SEARCH:
+        return {"tools": ("python",)}
+    from arpo_env.search.backends import open_backend
+
+    assert wanted.search is not None
+    return {"search": open_backend(wanted.search, retriever=wanted.retriever)}
+
+
+def _fingerprint(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def table(data_dir: str | None = None) -> list[tuple[Suite, str | None]]:
+    """Every suite, and why it cannot be had here (None: it can)."""
+    return [(suite(name), suite(name).available(_folder(data_dir))) for name in list_suites()]
+
+
+def wanted_of(args: argparse.Namespace) -> Wanted:
+    """From the command line of ``run``.
+
+    Raises:
+        ConfigError: values out of range or that contradict each other.
+    """
+    for name, value, least in (("--tasks", args.tasks, 1), ("--max-tool-calls", args.max_tool_calls, 0)):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be >= {least}, got {value}")
+    if args.metric not in METRICS:
+        raise unknown("metric", args.metric, METRICS)
+    if (args.metric == "judge") != (args.judge is not None):
+        raise ConfigError("--metric judge and --judge URL#MODEL go together")
+    options = override({}, args.set)
+    for name, value in options.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"--set {name}=… must name a suite and a key, e.g. --set DeepSearch.hops=[1,2]")
+    return Wanted(
+        suites=[word.strip() for word in args.suites.split(",") if word.strip()],
+        tasks=args.tasks,
+        task_seed=args.task_seed,
+        data_dir=_folder(args.data),
+        search=args.search,
+        retriever=args.retriever,
+        metric=args.metric,
+        judge=args.judge,
+        max_tool_calls=args.max_tool_calls,
+        prompt=args.prompt,
+        on_broken=args.on_broken,
+        options=options,
+    )
+
+
+def _folder(value: str | None) -> str | None:
+    """Checked early: with a wrong folder every suite of ``all`` would merely be missing."""
+    named = os.environ.get(VARIABLE) if value is None else value
+    if named and named != HUB and not Path(named).expanduser().is_dir():
+        what = VARIABLE if value is None else "--data"
+        raise ConfigError(f"{what}={named!r} is no folder; it should hold gsm8k/test.jsonl and so on, or be {HUB!r}")
+    return value
