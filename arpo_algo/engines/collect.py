@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from arpo_algo.engines.base import Event, Finished, Probed, Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.entropy import entropy_bounds_from_top_logprobs
@@ -71,3 +73,8 @@ class TopEntropy:
     def mean_width(self) -> float:
         """Mean of upper minus lower bound, nats a token; 0 before the first."""
         return self.total_width / max(1, self.tokens)
+
+
+def seed_of(request: Request) -> int:
+    """A request's random stream as the one integer (63 bits) that servers and vLLM take."""
+    return int(np.random.SeedSequence(request.seed).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arpo_algo import models
 from arpo_algo.engines import EngineSetup, register
 from arpo_algo.engines.base import Event, Finished, Request, check_fits
-from arpo_algo.engines.collect import Progress, TopEntropy
+from arpo_algo.engines.collect import Progress, TopEntropy, seed_of
 from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.errors import ConfigError, TrainingError
@@ -145,14 +144,20 @@ class VLLMEngine:
         self._running[key] = Progress(request, self.stopping)
 
     def step(self) -> list[Event]:
+        """As the contract says. A step that fails gives up all requests.
+
+        Raises:
+            TrainingError: log-probs that are not numbers.
+        """
         if not self._running:
             return []
-        events: list[Event] = []
-        for output in self._llm.step():
-            event = self._take(output)
-            if event is not None:
-                events.append(event)
-        return sorted(events, key=lambda e: e.id)
+        try:
+            events = [self._take(output) for output in self._llm.step()]
+        except BaseException:
+            self._llm.abort_request(list(self._running))  # nothing is left behind
+            self._running.clear()
+            raise
+        return sorted((e for e in events if e is not None), key=lambda e: e.id)
 
     def release(self, request_id: int) -> None:
         """Nothing to do: vLLM drops the blocks that were used longest ago when it needs room."""
@@ -241,11 +246,6 @@ class VLLMEngine:
                 f"({completion.finish_reason}, {completion.stop_reason}), which the engine did not ask for"
             )
         return event
-
-
-def seed_of(request: Request) -> int:
-    """A request's random stream as the one integer (63 bits) that vLLM takes."""
-    return int(np.random.SeedSequence(request.seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMOptions) -> Any:
