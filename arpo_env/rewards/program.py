@@ -8,8 +8,10 @@ everything, or exit with success. Here the two never meet:
    back as plain data (JSON);
 3. *replay*: the tests run again, in a fresh session, on a stand-in that answers each call with the value recorded.
 
-To pass, the code has to return values that satisfy the tests. All three run in the sandbox. What plain data cannot
-carry is lost: a test that looks at the identity or the methods of a returned object would fail; neither set has one.
+A test may call the function again because of what it returned (or to word its complaint); such a call is then asked
+for as well, and the replay begins anew. To pass, the code has to return values that satisfy the tests. All three steps
+run in the sandbox. What plain data cannot carry is lost: a test that looks at the identity or the methods of a returned
+object would fail; neither set has one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.code import MAX_CODE_CHARS
 from arpo_env.sandbox.base import ExecResult, Limits, Sandbox
 
+#: How often values unlike the reference's may lead the tests to a further call.
+_MAX_ROUNDS = 6
 #: Characters of values, over all calls.
 _MAX_OUTPUT = 2_000_000
 
@@ -113,7 +117,6 @@ def _arpo_answer():
                 replies.append(["value", _arpo_encode($function(*args, **kwargs))])
             except BaseException as error:
                 replies.append(["error", type(error).__name__])
-                break
     finally:
         sys.stdout = out
     print($mark + json.dumps(replies) + $mark, flush=True)
@@ -126,24 +129,28 @@ _REPLAY = (
 def _arpo_replay():
     import json, random
     random.seed(0)
-    calls, replies = json.loads($calls), json.loads($replies)
-    class Drift(BaseException):
+    known = {}
+    for call, (kind, value) in json.loads($replies):
+        known.setdefault(call, []).append((kind, value))
+    class Unknown(BaseException):
         pass
     def probe(*args, **kwargs):
-        if not calls or calls.pop(0) != json.dumps([_arpo_encode(args), _arpo_encode(kwargs)]):
-            raise Drift
-        if not replies:
-            raise RuntimeError("the code raised an error")
-        return _arpo_decode(replies.pop(0))
+        call = json.dumps([_arpo_encode(args), _arpo_encode(kwargs)])
+        if call not in known:
+            raise Unknown(call)
+        kind, value = known[call].pop(0) if len(known[call]) > 1 else known[call][0]
+        if kind != "value":
+            raise RuntimeError("the code raised " + str(value))
+        return _arpo_decode(value)
     space = dict(globals())
     space[$probe] = probe
     try:
         exec($tests, space)
-        said = "passed"
-    except Drift:
-        said = "drift"
+        said = ["passed", ""]
+    except Unknown as call:
+        said = ["asks", str(call)]
     except BaseException as error:
-        said = type(error).__name__
+        said = ["failed", type(error).__name__]
     print($mark + json.dumps(said) + $mark, flush=True)
 _arpo_replay()
 """
@@ -192,7 +199,7 @@ def run_program_tests(sandbox: Sandbox, code: str, tests: Tests, *, seconds: flo
         seconds: wall time for running the code, for all its calls together, and for the tests.
 
     Raises:
-        ConfigError: no recorded calls, or tests that feed a result back into a call and so cannot be replayed.
+        ConfigError: no recorded calls.
         ToolUnavailable, InfraError: the sandbox cannot run; never for what the code did.
     """
     if not tests.calls:
@@ -201,26 +208,52 @@ def run_program_tests(sandbox: Sandbox, code: str, tests: Tests, *, seconds: flo
         return Verdict(0.0, "no code")
     if len(code) > MAX_CODE_CHARS:
         return Verdict(0.0, f"code of {len(code)} characters; at most {MAX_CODE_CHARS} are run")
-    calls, mark = json.dumps(tests.calls), _mark(tests.function, code)
-    ran = _run(sandbox, [code, _fill(_ANSWER, tests.function, calls=calls, mark=mark)], seconds)
-    if not ran[0].ok:
-        return Verdict(0.0, f"the code does not run ({ran[0].status}): {ran[0].output.strip()[-200:]}")
+    calls = list(tests.calls)
+    for _ in range(_MAX_ROUNDS):
+        replies = _answers(sandbox, code, tests.function, calls, seconds)
+        if isinstance(replies, str):
+            return Verdict(0.0, replies)
+        said = _replay(sandbox, tests, list(zip(calls, replies, strict=True)), seconds)
+        if said[0] == "passed":
+            return Verdict(1.0, f"the tests passed ({len(calls)} calls)")
+        if said[0] != "asks":
+            errors = [str(name)[:60] for kind, name in replies if kind != "value"]
+            return Verdict(0.0, f"a call raised {errors[0]}" if errors else f"the tests raised {said[1][:60]}")
+        calls.append(said[1])  # values unlike the reference's led the tests to another call: ask for it too
+    return Verdict(0.0, f"the tests asked for more than {_MAX_ROUNDS} further calls")
+
+
+def _answers(
+    sandbox: Sandbox, code: str, function: str, calls: Sequence[str], seconds: float
+) -> list[tuple[str, Any]] | str:
+    """What the code returns for each call, as (``value`` or ``error``, value or name); or why there is nothing."""
+    mark = _mark(function, code)
+    ran = _run(sandbox, [code, _fill(_ANSWER, function, calls=json.dumps(calls), mark=mark)], seconds)
+    if len(ran) == 1:
+        return f"the code does not run ({ran[0].status}): {ran[0].output.strip()[-200:]}"
+    if ran[1].status in ("timeout", "killed"):
+        return f"the tests were stopped ({ran[1].status})"
     replies = _last(ran, mark)
-    if ran[-1].status in ("timeout", "killed"):
-        return Verdict(0.0, f"the tests were stopped ({ran[-1].status})")
-    if not (isinstance(replies, list) and all(isinstance(reply, list) and len(reply) == 2 for reply in replies)):
-        return Verdict(0.0, "the tests gave no readable reply")
-    values = json.dumps([value for kind, value in replies if kind == "value"])
-    harness = _fill(
-        _REPLAY, tests.function, probe=tests.probe, tests=tests.tests, calls=calls, replies=values, mark=mark
-    )
-    said = _last(_run(sandbox, [tests.reference, harness], seconds), mark)
-    if said == "drift":
-        raise ConfigError(f"the tests of {tests.function} feed a result back into a call; they cannot be replayed")
-    if said == "passed":
-        return Verdict(1.0, f"the tests passed ({len(tests.calls)} calls)")
-    errors = [str(name)[:60] for kind, name in replies if kind != "value"]
-    return Verdict(0.0, f"call {len(replies)} raised {errors[0]}" if errors else f"the tests raised {str(said)[:60]}")
+    if not (
+        isinstance(replies, list)
+        and len(replies) == len(calls)
+        and all(isinstance(reply, list) and len(reply) == 2 and reply[0] in ("value", "error") for reply in replies)
+    ):
+        return "the tests gave no readable reply"
+    return [(kind, value) for kind, value in replies]
+
+
+def _replay(
+    sandbox: Sandbox, tests: Tests, answered: Sequence[tuple[str, tuple[str, Any]]], seconds: float
+) -> tuple[str, str]:
+    """``("passed", "")``, ``("failed", error)``, or ``("asks", call)`` for a call that has no answer yet."""
+    mark, replies = _mark(tests.function, tests.tests), json.dumps(answered)
+    harness = _fill(_REPLAY, tests.function, probe=tests.probe, tests=tests.tests, replies=replies, mark=mark)
+    ran = _run(sandbox, [tests.reference, harness], seconds)
+    said = _last(ran, mark)
+    if isinstance(said, list) and len(said) == 2:
+        return str(said[0]), str(said[1])
+    return "failed", f"nothing readable ({ran[-1].status})"
 
 
 def _fill(template: str, function: str, **values: str) -> str:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from arpo_env.errors import unknown
 from arpo_env.suites.suite import METRICS, Suite
 from arpo_env.suites.table import SUITES
+from arpo_env.suites.training import evaluation_index, training_set
 
-__all__ = ["METRICS", "Suite", "list_suites", "suite"]
+__all__ = ["METRICS", "Suite", "evaluation_index", "list_suites", "suite", "training_set"]
 
 _BY_NAME = {one.name: one for one in SUITES}
 

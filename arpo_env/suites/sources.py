@@ -11,11 +11,13 @@ import os
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal
 
 from arpo_env.errors import ConfigError
 from arpo_env.suites.suite import Hub, Layout, Programs, Questions
 from arpo_env.tasks.rows import SUFFIXES
 
+Reach = Literal["here", "ask", "download"]
 VARIABLE = "ARPO_DATA"
 #: Given as ``data_dir``: the Hub, even when :data:`VARIABLE` is set.
 HUB = "hub"
@@ -33,14 +35,15 @@ class Located:
 
 
 def locate(
-    name: str, source: Questions | Programs, data_dir: str | Path | None, *, access: str = "", download: bool = True
+    name: str, source: Questions | Programs, data_dir: str | Path | None, *, access: str = "", reach: Reach = "download"
 ) -> Located:
     """The suite's files.
 
     Args:
         data_dir: see :meth:`arpo_env.suites.suite.Suite.family`.
         access: what the user has to do before the Hub gives the files, for the message.
-        download: False only looks whether they are here or could be fetched; then ``files`` may be empty.
+        reach: how far to go: only what is ``here`` (the Hub's cache included); ``ask`` the Hub whether it would give
+            them (``files`` may then be empty); ``download`` them.
 
     Raises:
         ConfigError: they are not here; the message says how to get them.
@@ -67,7 +70,7 @@ def locate(
     if packaged is not None:
         return packaged
     try:
-        return _from_hub(source.hub, download)
+        return _from_hub(source.hub, reach)
     except _Unavailable as error:
         package = ""
         if isinstance(source, Programs) and source.package is not None:
@@ -106,7 +109,7 @@ def _in_package(source: Questions | Programs) -> Located | None:
     return Located((file,), Layout(), f"package {module}, {inside}") if file.is_file() else None
 
 
-def _from_hub(hub: Hub, download: bool) -> Located:
+def _from_hub(hub: Hub, reach: Reach) -> Located:
     try:
         from huggingface_hub import HfApi, snapshot_download
     except ImportError as error:
@@ -125,7 +128,9 @@ def _from_hub(hub: Hub, download: bool) -> Located:
             here = _matching(snapshot(local=True), hub.files)
         except Exception:  # not in the cache; what the Hub says counts
             here = ()
-        if not here and download:
+        if not here and reach == "here":
+            raise FileNotFoundError("not in the Hub's cache")
+        if not here and reach == "download":
             here = _matching(snapshot(local=False), hub.files)
         elif not here:
             api = HfApi()

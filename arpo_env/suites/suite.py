@@ -109,8 +109,22 @@ class Suite:
         """What ``gymnasium.make`` takes."""
         return self.source.env_id if isinstance(self.source, Generated) else f"ARPO/{self.name}-v0"
 
+    def missing(self, data_dir: str | Path | None = None) -> str | None:
+        """Why the suite's files are not on this machine; None when they are. Never asks the network."""
+        if isinstance(self.source, Generated):
+            return None
+        from arpo_env.suites.sources import locate
+
+        try:
+            locate(self.name, self.source, data_dir, access=self.access, reach="here")
+        except ConfigError as error:
+            return str(error)
+        return None
+
     def available(self, data_dir: str | Path | None = None) -> str | None:
-        """None when the suite can be made now; else why not, and how to get it. Downloads nothing.
+        """None when the suite can be made now, by a download if need be; else why not, and how to get it.
+
+        Downloads nothing, but may ask the Hub.
 
         Args:
             data_dir: as :meth:`family` takes it.
@@ -120,7 +134,7 @@ class Suite:
         if isinstance(self.source, Generated):
             return None
         try:
-            locate(self.name, self.source, data_dir, access=self.access, download=False)
+            locate(self.name, self.source, data_dir, access=self.access, reach="ask")
         except ConfigError as error:
             return str(error)
         return None
