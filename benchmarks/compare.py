@@ -1,8 +1,9 @@
 """``compare A B …``: the paper's tables drawn from run folders, with the published figures beside them.
 
-Runs are paired by task: the difference of each other run to the first, its 95 % interval, and the p-value of a sign-flip
-permutation test, adjusted (Holm) for all the suites of that pair. A difference is marked only when the adjusted p-value
-is below 0.05. Published figures are means without a spread: they stand beside ours and are never tested.
+Runs are paired by task: the difference of each other run to the first, its 95 % interval, and the p-value of a
+sign-flip permutation test, adjusted (Holm) for all the suites of that pair. A difference is marked only when the
+adjusted p-value is below 0.05. Published figures are means without a spread: they stand beside ours and are never
+tested.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PUBLISHED = Path(__file__).parent / "data" / "published.json"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``other`` − ``base`` on one suite, over the tasks both have scored. ``adjusted``: Holm, over the pair's suites."""
+    """``other`` − ``base`` on one suite, over the tasks both scored. ``adjusted``: Holm, over the pair's suites."""
 
     suite: str
     base: str
@@ -104,16 +105,14 @@ def _paper_table(
     table: Mapping[str, Any],
     suites: Sequence[str],
     results: Mapping[str, Result],
-    marks: Mapping[Any, str],
+    marks: Mapping[tuple[str, str], str],
     wanted: str,
 ) -> Drawn:
     rows, ours = [], []
     for row in table["rows"]:
         if wanted.lower() in row["name"].lower():
-            cells = ["" if x is None else f"{x:.1f}" for x in row["scores"]]
-            rows.append(
-                [f"{row['name']} (published)", *cells, *([f"{row['average']:.1f}"] if table["average"] else [])]
-            )
+            scores = [*row["scores"], *([row["average"]] if table["average"] else [])]
+            rows.append([f"{row['name']} (published)", *("" if x is None else f"{x:.1f}" for x in scores)])
             ours.append(False)
     notes = []
     for label, result in results.items():
@@ -121,8 +120,7 @@ def _paper_table(
             continue
         row = _own_row(label, result, suites, marks)
         if table["average"]:
-            scores = [result.scores[name].pass_1 if name in result.scores else None for name in suites]
-            row.append(share(average(scores)))
+            row.append(share(average(result.scores[n].pass_1 if n in result.scores else None for n in suites)))
         rows.append(row)
         ours.append(True)
         part = [
@@ -136,7 +134,7 @@ def _paper_table(
     return Drawn(table["title"], titles, rows, ours, notes)
 
 
-def _own_row(label: str, result: Result, suites: Sequence[str], marks: Mapping[Any, str]) -> list[str]:
+def _own_row(label: str, result: Result, suites: Sequence[str], marks: Mapping[tuple[str, str], str]) -> list[str]:
     cells = []
     for name in suites:
         one = result.scores.get(name)
@@ -190,10 +188,8 @@ def compare(folders: Sequence[Path], console: Console, *, out: Path | None = Non
         f"Published: {data['source']}",
     ]
     if tested:
-        first = next(iter(results))
-        notes.append(
-            f"▲ ▼: better, worse than {first} on the same tasks (permutation test, Holm-adjusted p < {ALPHA})."
-        )
+        against = f"than {next(iter(results))} on the same tasks"
+        notes.append(f"▲ ▼: better, worse {against} (permutation test, Holm-adjusted p < {ALPHA}).")
     for table in tables:
         console.print(_rich(table))
         for note in table.notes:
