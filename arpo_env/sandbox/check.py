@@ -75,6 +75,7 @@ def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str
     closes = ["host files, environment, processes and network", "time, output, memory of one process, size of one file"]
     leaves = ["bugs of the kernel itself: all sessions share it with the host" + ("" if name != "docker" else
               " (unless the engine runs gVisor)"), "a cell's report about itself: code can always print or end early",
+              "a session that was hostile before it was cloned can listen in on its clones",
               "CPU time of background threads between two cells"]  # fmt: skip
     if inner["gate"]:
         layers.append("seccomp filter with a gate")
@@ -97,6 +98,8 @@ def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str
     if features["own_roots"]:
         layers.append("own root and sized tmpfs for every session and clone")
         closes.append("files and disk space of other sessions, clones included")
+        if not features["own_users"]:
+            leaves.append("clones of one session can look into a program that one of them runs, and so into its files")
     else:
         leaves.append("scratch space is one tmpfs: a session can fill it until it is closed")
         if version:

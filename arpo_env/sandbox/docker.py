@@ -22,6 +22,7 @@ from .base import Limits
 from .bundle import STUB, modules
 from .client import Transport
 from .inside import wire
+from .inside.tree import MAX_ENTRIES
 from .local import PRELOAD, ServerSandbox, supervisor_config
 
 IMAGE = "arpo-sandbox:latest"
@@ -169,6 +170,8 @@ class DockerSandbox(ServerSandbox):
         self._memory = memory_bytes
         self._cpus = cpus if cpus is not None else float(os.cpu_count() or 1)
         self._scratch = scratch_bytes or sessions * self.limits.file_bytes
+        # Without a bound of their own files (and their attributes) fill the container's memory, not its tmpfs.
+        self._inodes = sessions * min(MAX_ENTRIES, self.limits.file_bytes // 1024)
         self._processes = sessions * (self.limits.processes + 1) + 2
         self._runtime = runtime
 
@@ -188,7 +191,8 @@ class DockerSandbox(ServerSandbox):
                 network_mode="none", read_only=True, user="65534:65534", working_dir="/", cap_drop=["ALL"],
                 security_opt=["no-new-privileges:true"], pids_limit=self._processes, mem_limit=self._memory,
                 memswap_limit=self._memory, nano_cpus=int(self._cpus * 1e9), ipc_mode="none", auto_remove=True,
-                tmpfs={"/tmp": f"rw,nosuid,nodev,size={self._scratch},mode=1777"}, hostname="sandbox",
+                tmpfs={"/tmp": f"rw,nosuid,nodev,size={self._scratch},nr_inodes={self._inodes},mode=1777"},
+                hostname="sandbox",
                 environment={"PYTHONHASHSEED": "0"}, labels={LABEL: _owner()}, log_config={"type": "none"},
                 **({"runtime": runtime} if runtime else {}),
             )  # fmt: skip

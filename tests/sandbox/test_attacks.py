@@ -88,6 +88,57 @@ attempt('clone newuser', libc.syscall(ctypes.c_long(56 if x86 else 220), 0x10000
 attempt('mknod', libc.mknod(b'disk', 0o060600, 0xfe00))
 attempt('io_uring', libc.syscall(ctypes.c_long(425), 8, 0))
 """,
+    "calls that look into, watch or outlive others": """
+import ctypes, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+buf = ctypes.create_string_buffer(4096)
+x86 = platform.machine() == 'x86_64'
+def attempt(name, number, *args):
+    if libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if isinstance(a, int) else a for a in args]) >= 0:
+        print('BREACH', name)
+own = libc.syscall(ctypes.c_long(434), os.getpid(), 0)
+attempt('pidfd_getfd', 438, own, 0, 0)
+attempt('userfaultfd', 323 if x86 else 282, 1)
+attempt('perf_event_open', 298 if x86 else 241, buf, 0, -1, -1, 0)
+attempt('name_to_handle_at', 303 if x86 else 264, -100, b'/', buf, buf, 0)
+attempt('open_by_handle_at', 304 if x86 else 265, -100, buf, 0)
+attempt('process_vm_readv', 310 if x86 else 270, os.getpid(), buf, 1, buf, 1, 0)
+attempt('fanotify_init', 300 if x86 else 262, 0, 0)
+attempt('seccomp', 317 if x86 else 277, 1, 0, buf)
+attempt('personality', 135 if x86 else 92, 0x0040000)
+attempt('syslog', 103 if x86 else 116, 3, buf, 4096)
+attempt('shmget', 29 if x86 else 194, 0, 4096, 0o1600)
+attempt('mq_open', 240 if x86 else 180, b'/x', 0x40, 0o600, 0)
+attempt('clone3', 435, buf, 88)
+attempt('memfd_secret', 447, 0)
+attempt('a call not invented yet', 499, 0)
+if x86: attempt('getpid of the x32 table', 0x40000000 + 39)
+for path in ('/proc/self/mem', '/proc/1/mem', '/proc/self/oom_score_adj', '/proc/kcore', '/dev/mem', '/dev/kmsg'):
+    try:
+        os.open(path, os.O_RDWR); print('BREACH', path)
+    except OSError as e: print(e)
+import fcntl, termios
+for fd in range(3):
+    try: fcntl.ioctl(fd, termios.TIOCSTI, b'x'); print('BREACH TIOCSTI')
+    except OSError as e: print(e)
+""",
+    "socket buffers that no limit counts": """
+import socket
+pairs, total = [], 0
+try:
+    while True:
+        pair = socket.socketpair(); pairs.append(pair)
+        for which in (socket.SO_SNDBUF, socket.SO_RCVBUF, 32, 33):
+            try: pair[0].setsockopt(socket.SOL_SOCKET, which, 2**28); print('BREACH', which)
+            except OSError: pass
+        pair[0].setblocking(False)
+        try:
+            while True: total += pair[0].send(b'x' * 65536)
+        except BlockingIOError: pass
+except OSError as e: print(e)
+if total > 2**27: print('BREACH', total)
+""",
     "raise limits": """
 import resource
 for which in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, 10):
@@ -146,6 +197,31 @@ def test_other_sessions_files(box: Box) -> None:
     )
     assert result.status == "ok"
     assert "BREACH" not in result.output
+    box.honest()
+
+
+def test_programs_of_other_sessions(box: Box) -> None:
+    """A program that a session started may be looked into by its user: not by a stranger, nor by another user."""
+    victim = box.session()
+    sibling, stranger = victim.fork(), box.session()
+    start = "import subprocess\nopen('diary', 'w').write('canary')\nsubprocess.Popen(['sleep', '100']).pid"
+    assert victim.run(start).ok
+    # A later process has a higher id than every one before, unless ids have wrapped around.
+    look = (
+        "import os\n"
+        "for pid in range(1, 5000):\n"
+        "    if pid == os.getpid(): continue\n"
+        "    for what in ('environ', 'maps', 'mem', 'root/home/agent/work/diary', 'cwd/diary'):\n"
+        "        try:\n"
+        "            with open(f'/proc/{pid}/{what}', 'rb') as f:\n"
+        "                if what == 'mem' or f.read(1): print('BREACH', pid, what)\n"
+        "        except OSError: pass\n"
+    )
+    result = stranger.run(look, seconds=60)
+    assert result.status == "ok"
+    assert "BREACH" not in result.output
+    if box.sandbox.server().features["own_users"]:  # elsewhere open: see the table
+        assert "BREACH" not in sibling.run(look, seconds=60).output
     box.honest()
 
 
@@ -271,6 +347,39 @@ def test_disk_bomb(box: Box) -> None:
     session.close()
 
 
+def test_a_bomb_of_empty_files_and_attributes(box: Box) -> None:
+    """What a file system holds besides bytes is bounded too: it is the kernel's memory."""
+    session = box.session()
+    code = (
+        "import os\n"
+        "n = size = 0\n"
+        "try:\n"
+        "    while n < 3000:\n"
+        "        open(f'f{n}', 'w').close(); n += 1\n"
+        "    for i in range(3000):\n"
+        "        for j in range(100): os.setxattr(f'f{i}', f'user.{j}', bytes(60000)); size += 60000\n"
+        "except OSError as e: print(e)\n"
+        "size"
+    )
+    result = session.run(code, seconds=60)
+    assert result.status == "ok", result
+    bound = 64 * 4096 * 1024 if box.name == "docker" else 2**23  # the container's as a whole, or the session's own
+    assert int(result.output.split()[-1]) <= bound, result
+    session.close()
+    box.honest()
+
+
+def test_a_bomb_of_arguments(box: Box) -> None:
+    code = (
+        "import subprocess\n"
+        "for n in (10, 10_000):\n"
+        "    try: print(subprocess.run(['/bin/true', *['y' * 130_000] * n]).returncode)\n"
+        "    except (OSError, MemoryError) as e: print('refused')"
+    )
+    assert box.session().run(code, seconds=60).output == "0\nrefused\n"
+    box.honest()
+
+
 def test_endless_loop_keeps_the_variables(box: Box) -> None:
     session = box.session()
     session.run("x = 41")
@@ -314,6 +423,67 @@ def test_a_swallowed_interrupt_does_not_hold_the_session(box: Box, code: str) ->
     result = session.run(code, seconds=0.3)
     assert result.status in ("timeout", "killed")
     assert session.run("1 + 1").output == "2\n"
+    box.honest()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class A:\n    def __del__(self):\n        while True: pass\na = A(); del a",
+        "class A:\n    def __repr__(self):\n        while True: pass\nA()",
+        "class A(Exception):\n    def __str__(self):\n        while True: pass\nraise A()",
+        "import sys\nclass A:\n    def flush(self):\n        while True: pass\nsys.stdout = A()",
+        "import sys\nsys.setswitchinterval(1e6)\nimport threading\ndef f():\n    while True: pass\n"
+        "for _ in range(4): threading.Thread(target=f, daemon=True).start()",
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+        "import re\nre.match('(a+)+$', 'a' * 40 + 'b')",
+        "10 ** 10 ** 8",
+    ],
+    ids=["__del__", "__repr__", "__str__", "flush", "threads", "blocked signals", "regex", "power"],
+)
+def test_a_loop_hidden_where_interrupts_get_lost(box: Box, code: str) -> None:
+    session = box.session()
+    assert session.run(code, seconds=0.3).status in ("timeout", "killed")
+    session.run("1")
+    assert session.run("1 + 1", seconds=30).output == "2\n"
+    box.honest()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gc\ngc.callbacks.append(lambda *a: [0 for _ in iter(int, 1)])\ngc.set_threshold(1)",
+        "import sys\nsys.addaudithook(lambda *a: [0 for _ in iter(int, 1)])",
+        "import signal\ndef h(*a): raise ValueError\nsignal.signal(signal.SIGALRM, h)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)",
+        "import atexit\natexit.register(lambda: [0 for _ in iter(int, 1)])\nraise SystemExit",
+        "import os\nos.fork()",
+        "import json, sys\njson.loads = sys.exit\nsys.modules['arpo_inside.session'].REPORT = None",
+    ],
+    ids=["gc callback", "audit hook", "timer", "atexit", "two of itself", "its own runtime"],
+)
+def test_traps_left_for_the_time_between_two_cells(box: Box, code: str) -> None:
+    """Whatever a cell leaves in its interpreter, the session answers again, and no other one notices."""
+    bystander = box.session()
+    bystander.run("x = 1")
+    session = box.session()
+    session.run(code, seconds=0.5)
+    results = [session.run("1 + 1", seconds=2.0) for _ in range(4)]  # lost at the first or second, then fresh
+    assert results[-1].output == "2\n", results
+    assert bystander.run("x").output == "1\n"
+    box.honest()
+
+
+@pytest.mark.parametrize(
+    "call", ["os.kill(-1, 0)", "os.setresuid(5, 5, 5)", "os.chroot('.')", "os.fork() or os._exit(0)"]
+)
+def test_floods_of_judged_calls(box: Box, call: str) -> None:
+    """A session that keeps the supervisor busy judging slows the others at most."""
+    session = box.session()
+    code = f"import os\nif os.fork() == 0:\n    while True:\n        try: {call}\n        except OSError: pass"
+    assert session.run(code).status == "ok"
+    box.honest()
+    session.close()
     box.honest()
 
 
@@ -500,6 +670,25 @@ def test_a_clone_is_what_it_was_told_to_be(box: Box, tamper: str) -> None:
     with pytest.raises(InfraError, match="fork"):
         session.fork()
     session.run("1")
+    session.close()
+    box.honest()
+
+
+def test_descriptors_sent_to_the_supervisor_are_not_kept(box: Box) -> None:
+    session = box.session()
+    session.run(
+        "import os, socket, sys\n"
+        "session = sys.modules['arpo_inside.session']\n"
+        "def report(self, nonce, code, number=0):\n"
+        "    socket.send_fds(self.sock, [session.REPORT.pack(nonce, code, number)], [0] * 16)\n"
+        "session.Channel.report = report"
+    )
+    session.fork().close()
+    before = box.counts()["descriptors"]
+    for _ in range(5):
+        session.fork().close()
+    box.settle("sessions", 1)
+    assert box.counts()["descriptors"] <= before
     session.close()
     box.honest()
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,69 @@ def test_containers_are_hardened_labelled_and_swept(box: Box) -> None:
         assert mine[0].id in names
     finally:
         client.close()
+
+
+@pytest.mark.docker
+def test_a_killed_parent_leaves_no_container(box: Box) -> None:
+    if box.name != "docker":
+        pytest.skip("about the docker tier")
+    from arpo_env.sandbox import docker as tier
+
+    client = tier.connect()
+    try:
+        with subprocess.Popen([sys.executable, "-c", _ORPHANER, "docker"], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == b"up\n"
+
+            def left() -> list[str]:
+                running = client.containers.list(all=True, filters={"label": tier.LABEL})
+                return [c.id for c in running if f"/{parent.pid}/" in c.labels[tier.LABEL]]
+
+            assert len(left()) == 1
+            parent.send_signal(signal.SIGKILL)
+            parent.wait()
+        deadline = time.monotonic() + 60
+        while left():  # by itself: nobody sweeps here
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(("installed", "asked", "taken"), [
+    (["runc", "runsc"], None, "runsc"), (["runc"], None, None), (["runc", "runsc"], "runc", "runc"),
+])  # fmt: skip
+def test_gvisor_is_taken_where_the_engine_has_it(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], asked: str | None, taken: str | None
+) -> None:
+    docker = pytest.importorskip("docker")
+    from arpo_env.sandbox import docker as tier
+
+    order: dict[str, Any] = {}
+
+    class Engine:
+        containers: Any
+
+        def __init__(self) -> None:
+            self.containers = self
+
+        def info(self) -> dict[str, Any]:
+            return {"Runtimes": {name: {} for name in installed}}
+
+        def list(self, **_: Any) -> list[Any]:
+            return []
+
+        def create(self, image: str, command: list[str], **options: Any) -> None:
+            order.update(options)
+            raise docker.errors.ImageNotFound("no image here")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(tier, "connect", Engine)
+    with pytest.raises(ToolUnavailable, match="is not on this engine"):
+        tier.DockerSandbox(runtime=asked).session(seed=0)
+    assert order.get("runtime") == taken
+    assert order["network_mode"] == "none"
 
 
 def test_shared_sandbox_is_one_by_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +330,8 @@ def _running(pid: int) -> bool:
 
 _ORPHANER = """
 import sys, time, threading
-from arpo_env.sandbox.local import LocalSandbox
-sandbox = LocalSandbox(sys.argv[1], preload=())
+from arpo_env.sandbox import make_sandbox
+sandbox = make_sandbox(sys.argv[1], preload=())
 def work():
     global session
     session = sandbox.session(seed=0)

@@ -104,6 +104,9 @@ def program(*, gate: bool, own_users: bool) -> bytes:
     rule_arg("ioctl", [_load(args[1]), _eq(0x5412, 3, 0), _eq(0x541C, 2, 0), _eq(0x8901, 1, 0), _eq(0x8902, 0, 1),
                        _ret(eperm)])  # fmt: skip
     rule_arg("fcntl", [_load(args[1]), _eq(8, 2, 0), _eq(10, 1, 0), _eq(15, 0, 1), _ret(eperm)])
+    # No larger socket buffers: a few megabytes each, and no limit of the process counts them.
+    rule_arg("setsockopt", [_load(args[1]), _eq(1, 0, 6), _load(args[2]), _eq(7, 3, 0), _eq(8, 2, 0), _eq(32, 1, 0),
+                            _eq(33, 0, 1), _ret(eperm)])  # fmt: skip
     # No device nodes: mode is S_IFCHR or S_IFBLK.
     for name, arg in (("mknod", 1), ("mknodat", 2)):
         rule_arg(name, [_load(args[arg]), _insn(0x54, 0, 0, 0o170000), _eq(0o020000, 1, 0), _eq(0o060000, 0, 1),

@@ -111,10 +111,11 @@ class Supervisor:
         while True:
             ours, theirs = socket.socketpair()
             home = self.place.home
-            # The tunable: huge pages for the heap where the machine allows them by madvise (see session._collapse).
+            # Huge pages for the heap where the machine allows them by madvise (see session._collapse); one heap for all
+            # threads, each of which would reserve 64 MiB of a session's address space.
             env = {**self.config["env"], "HOME": f"{home}/work", "TMPDIR": f"{home}/tmp",
                    "MPLCONFIGDIR": f"{home}/tmp",
-                   "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # fmt: skip
+                   "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"}  # fmt: skip
             pid = os.fork()
             if pid == 0:
                 try:
@@ -229,7 +230,10 @@ class Supervisor:
                 zombies += 1
             else:
                 alive += 1
-        self._reply(order["id"], sessions=len(self.sessions), births=len(self.births), processes=alive, zombies=zombies)
+        self._reply(
+            order["id"], sessions=len(self.sessions), births=len(self.births), processes=alive, zombies=zombies,
+            descriptors=len(os.listdir("/proc/self/fd")),
+        )  # fmt: skip
 
     def _op_new(self, order: dict[str, Any]) -> None:
         sid, request = order["sid"], order["id"]
@@ -306,14 +310,15 @@ class Supervisor:
         child.process, child.out = Process(ours), out_r
         child.state, child.nonce = "starting", secrets.token_bytes(16)
         own_roots, own_users = self.place.own_roots, self.own_users
-        nproc = child.limits["processes"] + 1
-        if not own_users:  # one user id for all: counted by the gate, or else bounded together
-            nproc = 0 if self.gate is not None else self.config["shared_processes"]
-        order = {
-            "root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work",
-            "limits": child.limits, "nproc": nproc, "seed": child.seed,
-            "landlock": child.place.landlock, "readable": self.place.readable,
-        }  # fmt: skip
+        order = {"root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work"}
+        if parent is None:  # a clone has the rest from its parent
+            nproc = child.limits["processes"] + 1
+            if not own_users:  # one user id for all: counted by the gate, or else bounded together
+                nproc = 0 if self.gate is not None else self.config["shared_processes"]
+            order.update(
+                limits=child.limits, nproc=nproc, seed=child.seed, landlock=child.place.landlock,
+                readable=self.place.readable,
+            )  # fmt: skip
         birth = Birth(child, parent, done, may_chroot=own_roots, may_setuid=own_users)
         self.births[child.sid] = birth
         self.poll.register(ours, selectors.EVENT_READ, lambda mask: self._on_session(child, mask))
@@ -388,6 +393,9 @@ class Supervisor:
                 for level, kind, raw in extra:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                         pid = struct.unpack("=iII", raw[:12])[0]
+                    elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                        for (fd,) in struct.iter_unpack("=i", raw[: len(raw) // 4 * 4]):
+                            os.close(fd)  # nobody asked for it, and kept it would use up ours
             else:
                 data = process.sock.recv(4096)
         except BlockingIOError:

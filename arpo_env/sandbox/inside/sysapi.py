@@ -24,7 +24,7 @@ _BOTH = {
     "io_uring_register": 427, "quotactl_fd": 443,
 }  # fmt: skip
 _X86 = {
-    "clone": 56, "fork": 57, "vfork": 58,
+    "clone": 56, "fork": 57, "vfork": 58, "setsockopt": 54,
     "socket": 41, "ptrace": 101, "syslog": 103, "setuid": 105, "setgid": 106, "setreuid": 113,
     "setregid": 114, "setgroups": 116, "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
     "kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "shmget": 29,
@@ -42,6 +42,7 @@ _X86 = {
     "uselib": 134, "nfsservctl": 180, "lookup_dcookie": 212, "prctl": 157,
 }  # fmt: skip
 _ARM = {
+    "setsockopt": 208,
     "clone": 220, "socket": 198, "ptrace": 117, "syslog": 116, "setuid": 146, "setgid": 144, "setreuid": 145,
     "setregid": 143, "setgroups": 159, "setresuid": 147, "setresgid": 149, "setfsuid": 151, "setfsgid": 152,
     "kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "shmget": 194,
