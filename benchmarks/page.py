@@ -62,16 +62,16 @@ def _scores(result: Result) -> str:
     head = "".join(f"<th>{escape(t)}</th>" for t in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     intervals = [
-        Interval(name, e.value, e.low, e.high)
-        for name, e in [(n, s.pass_1) for n, s in result.scores.items()] + report.averages(result)
-        if e is not None
+        Interval(name, one.pass_1.value, one.pass_1.low, one.pass_1.high)
+        for name, one in result.scores.items()
+        if one.pass_1 is not None
     ]
     chart = ""
     if intervals:
         chart = dot_interval(
             "pass@1, 95 % interval", intervals, x_label="share of tasks solved", fmt=percent, x_from=0.0, x_to=1.0
         )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes(result))
+    notes = "".join(f"<li>{escape(note.replace('`', ''))}</li>" for note in report.notes(result))
     return (
         f'<section id="scores"><h2>Scores</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{body}</tbody></table></div><div class="dots">{chart}</div><ul class="notes">{notes}</ul></section>'
@@ -127,17 +127,7 @@ def _chunks(result: Result) -> Iterator[list[tuple[Sample, str]]]:
 def _row(sample: Sample, suite: int, chunk: int, place: int) -> list[Any]:
     asked = next((m["content"] for m in sample.messages if m["role"] == "user"), "")
     state = "void" if sample.status == "void" else "right" if sample.success else "wrong"
-    return [
-        suite,
-        sample.task,
-        sample.sample,
-        state,
-        asked[:_LISTED],
-        sample.tool_calls,
-        sample.stop_reason,
-        chunk,
-        place,
-    ]
+    return [suite, sample.task, sample.sample, state, asked[:_LISTED], sample.stop_reason, chunk, place]
 
 
 def _detail(sample: Sample) -> dict[str, Any]:

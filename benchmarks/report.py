@@ -48,7 +48,10 @@ def load(path: Path) -> Result:
         raise ConfigError(f"{path} holds no benchmark run (no config.json)")
     order = {name: i for i, name in enumerate(config["suites"])}
     last = {sample.key: sample for sample in read_samples(path)}
-    known = sorted((s for s in last.values() if s.suite in order), key=lambda s: (order[s.suite], *s.key[1:]))
+    # By the length of the id first: task 9 comes before task 10.
+    known = sorted(
+        (s for s in last.values() if s.suite in order), key=lambda s: (order[s.suite], len(s.task), s.task, s.sample)
+    )
     price = Price(**config["price"]) if config.get("price") else None
     scores = {}
     for name, suite in config["suites"].items():
