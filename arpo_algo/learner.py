@@ -234,14 +234,15 @@ class Learner:
         if old_policy == "rollout":
             old = [[p.rollout_logp for p in packs] for packs in batches]
         sums: dict[str, float] = {}
-        norm, skipped = 0.0, 0
+        norm, skipped, largest = 0.0, 0, 0.0
         rounds = list(enumerate(batches)) * self.config.epochs
         total = sum(len(packs) for _, packs in rounds)
         done = 0
         for index, packs in rounds:
             mass = self.world.add_numbers({"mass": sum(float(p.weight.sum()) for p in packs)})["mass"]
             for j, packed in enumerate(packs):
-                self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)
+                off = self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)
+                largest = max(largest, off)
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -253,6 +254,8 @@ class Learner:
                 self.on_nonfinite(error)
                 skipped += 1
         metrics = {key: value / len(rounds) for key, value in self.world.add_numbers(sums).items()}
+        # The one token that engine and learner disagree on most: exp|ln π_learner − ln π_engine|; 1 is agreement.
+        metrics["rollout_ratio_max"] = math.exp(min(max(self.world.gather(largest)), 700.0))
         if skipped < len(rounds):
             metrics["grad_norm"] = norm / (len(rounds) - skipped)
         return {**metrics, "skipped_steps": float(skipped)}
@@ -321,7 +324,8 @@ class Learner:
 
     def _accumulate(
         self, packed: Pack, algorithm: Algorithm, old: torch.Tensor | None, sums: dict[str, float], mass: float
-    ) -> None:
+    ) -> float:
+        """Add a pack's gradient and metrics; returns the largest |ln π_learner − ln π_engine| of its tokens."""
         with self.autocast():
             out = score(
                 self.model,
@@ -347,6 +351,7 @@ class Learner:
             # All but the loss are means over what was computed, whatever the weights of the mini-batch sum to.
             if math.isfinite(value):
                 sums[key] = sums.get(key, 0.0) + (value if key == "loss" else value / mass)
+        return float(mismatch.abs().max()) if len(mismatch) else 0.0
 
     def optimizer_step(self) -> float:
         """Add up the processes' gradients, clip, step, clear; returns the gradient norm before clipping.
