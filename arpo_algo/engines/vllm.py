@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +47,7 @@ class VLLMOptions:
         ConfigError: a value out of range.
     """
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = opt("auto", "auto: as the checkpoint says")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = opt("auto", "auto: what the learner computes in")
     top_logprobs: int = opt(20, "log-probs a token that entropies are bounded from")
     block_size: int | None = opt(None, "tokens a cache block; none: 32 on CPUs, vLLM's own choice on GPUs")
     kv_gib: float | None = opt(None, "GiB of KV cache; none: room for all slots on CPUs, memory_share on GPUs")
@@ -321,5 +321,5 @@ def build(setup: EngineSetup, options: VLLMOptions) -> VLLMEngine:
         setup.tokenizer,
         slots=setup.slots,
         max_length=setup.max_length,
-        options=options,
+        options=options if options.dtype != "auto" else replace(options, dtype=setup.precision),
     )
