@@ -354,6 +354,16 @@ def test_the_flawed_expert_is_well_formed_and_mostly_wrong() -> None:
     assert first == again
 
 
+def test_slips_bound_the_mistakes() -> None:
+    family = DeepSearchFamily.easy(slips=("attribute", "early"))
+    rng = np.random.default_rng(0)
+    kinds = {draw_slip(task, rng, family.slips).kind for task in some_tasks(family, "train", 100)}
+    assert kinds == {"attribute", "early"}
+    task = next(t for t in some_tasks(family, "train", 50) if t.meta["hops"] == 2)
+    played = [drive(family, task, family.flawed_expert(task, np.random.default_rng(i)))[1] for i in range(20)]
+    assert not any("again" in turn for turns in played for turn in turns)
+
+
 def test_read_hits_of_no_result() -> None:
     assert read_hits("no frame") == read_hits(render_result("No results found.")) == []
 
@@ -373,6 +383,8 @@ def test_read_hits_of_no_result() -> None:
         ({"arithmetic": 1.5}, "arithmetic must lie in 0..1"),
         ({"hops": (1,)}, "needs two look-ups"),
         ({"kinds": ("person", "citty")}, "'city'"),
+        ({"slips": ("attribute", "erly")}, "'early'"),
+        ({"slips": ("early",)}, "must hold 'attribute'"),
         ({"kinds": ("person", "book")}, "must hold 'person' and 'city'"),
         ({"arithmetic": 1.0}, "leaves no question with one look-up"),
         ({"distractors": -0.1}, "distractors must lie in 0..1"),

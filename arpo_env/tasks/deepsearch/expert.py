@@ -9,7 +9,7 @@ format is right, and each of its mistakes can be told from the right move by wha
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,14 +206,15 @@ def _compute(numbers: list[str], operator: str, think: str) -> Expert:
     yield answer_turn(f"The result is {values[-1]}.", values[-1]) if values else answer_turn("No result.", GIVE_UP)
 
 
-def draw_slip(task: Task, rng: np.random.Generator) -> Slip:
-    """A mistake this task has room for, and where to make it."""
+def draw_slip(task: Task, rng: np.random.Generator, among: Sequence[str] = SLIPS) -> Slip:
+    """A mistake of ``among`` (which hold "attribute") that this task has room for, and where to make it."""
     hops: int = task.meta["hops"]
     kinds = ["attribute", "hit"]
     if task.meta["operator"]:
         kinds += ["early", "operator"]
     else:
         kinds += ["early", "repeat"] if hops > 1 else ["repeat"]
+    kinds = [kind for kind in kinds if kind in among]
     kind = kinds[int(rng.integers(len(kinds)))]
     first = 1 if kind == "early" and not task.meta["operator"] else 0
     return Slip(kind, int(rng.integers(first, hops)), rng)

@@ -19,7 +19,7 @@ from arpo_env.rewards.qa import qa_equal
 from arpo_env.search.base import SearchBackend
 from arpo_env.search.bm25 import BM25Index
 from arpo_env.tasks.base import SPLITS, Expert, Task, TaskFamily, task_rng
-from arpo_env.tasks.deepsearch.expert import demonstrate, draw_slip
+from arpo_env.tasks.deepsearch.expert import SLIPS, demonstrate, draw_slip
 from arpo_env.tasks.deepsearch.questions import KIND_NAMES, compute, look_up
 from arpo_env.tasks.deepsearch.world import World, WorldSpec
 
@@ -63,6 +63,7 @@ class DeepSearchFamily(TaskFamily):
         distractors: 0..1, near-duplicate names and pages that mention an entity without its facts.
         aliases: 0..1, the share of entities with a second name, which questions may use.
         paraphrase: 0..1, the share of wordings (questions and pages) that may differ from the first one.
+        slips: the mistakes that flawed demonstrators make (:data:`~.expert.SLIPS`), ``attribute`` among them.
 
     Raises:
         ConfigError: a value out of range, or options that contradict each other.
@@ -82,6 +83,7 @@ class DeepSearchFamily(TaskFamily):
         distractors: float = 0.5,
         aliases: float = 0.1,
         paraphrase: float = 1.0,
+        slips: Sequence[str] = SLIPS,
     ) -> None:
         if not isinstance(hops, Sequence) or not hops or not all(h in range(1, MAX_HOPS + 1) for h in hops):
             raise ConfigError(f"hops must name numbers from 1 to {MAX_HOPS}, e.g. (1, 2); got {hops!r}")
@@ -93,6 +95,12 @@ class DeepSearchFamily(TaskFamily):
             # These two link to each other, and so carry chains of any length.
             raise ConfigError(f"kinds must hold 'person' and 'city', got {kinds!r}")
         self.kinds = tuple(kind for kind in KIND_NAMES if kind in kinds)
+        for slip in slips:
+            if slip not in SLIPS:
+                raise unknown("slip", str(slip), SLIPS)
+        if "attribute" not in slips:
+            raise ConfigError(f"slips must hold 'attribute', the one that every question has room for; got {slips!r}")
+        self.slips = tuple(slips)
         if not 0.0 <= arithmetic <= 1.0:
             raise ConfigError(f"arithmetic must lie in 0..1, got {arithmetic}")
         if arithmetic > 0 and self.hops == (1,):
@@ -160,7 +168,7 @@ class DeepSearchFamily(TaskFamily):
         return demonstrate(task)
 
     def flawed_expert(self, task: Task, rng: np.random.Generator) -> Expert:
-        return demonstrate(task, draw_slip(task, rng))
+        return demonstrate(task, draw_slip(task, rng, self.slips))
 
 
 def _verify_number(gold: str, answer: str) -> Verdict:
