@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -141,26 +141,24 @@ def test_a_killed_parent_leaves_no_container(box: Box) -> None:
 def test_gvisor_is_taken_where_the_engine_has_it(
     monkeypatch: pytest.MonkeyPatch, installed: list[str], asked: str | None, taken: str | None
 ) -> None:
-    docker = pytest.importorskip("docker")
+    docker: Any = pytest.importorskip("docker")
     from arpo_env.sandbox import docker as tier
 
     order: dict[str, Any] = {}
 
-    class Engine:
-        containers: Any
+    class Containers:
+        def list(self, **_: Any) -> Sequence[Any]:
+            return ()
 
-        def __init__(self) -> None:
-            self.containers = self
+        def create(self, image: str, command: Sequence[str], **options: Any) -> None:
+            order.update(options)
+            raise docker.errors.ImageNotFound("no image here")
+
+    class Engine:
+        containers = Containers()
 
         def info(self) -> dict[str, Any]:
             return {"Runtimes": {name: {} for name in installed}}
-
-        def list(self, **_: Any) -> list[Any]:
-            return []
-
-        def create(self, image: str, command: list[str], **options: Any) -> None:
-            order.update(options)
-            raise docker.errors.ImageNotFound("no image here")
 
         def close(self) -> None: ...
 
@@ -402,7 +400,8 @@ def test_pool_is_bounded_and_spreads() -> None:
     clone = sessions[1].fork()
     assert [m.live for m in members] == [2, 2]
     assert clone.run("x").output == "x"
-    for over in (lambda: pool.session(seed=0), sessions[0].fork):
+    attempts: list[Callable[[], object]] = [lambda: pool.session(seed=0), sessions[0].fork]
+    for over in attempts:
         with pytest.raises(InfraError, match="all 4 sandbox sessions were in use"):
             over()
     clone.close()

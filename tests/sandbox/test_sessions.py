@@ -173,6 +173,16 @@ def test_what_has_its_other_end_elsewhere_is_closed_in_the_clone(box: Box) -> No
     assert s.run("p.stdin.write(b'own'); p.stdin.close(); p.stdout.read()").output == "b'own'\n"
 
 
+def test_a_fork_that_fails_in_the_clone_costs_the_parent_nothing(box: Box) -> None:
+    """As when more waits in a pipe than the clone's may hold, because the user's pipes have had their share."""
+    s = box.session()
+    s.run("import os\nr, w = os.pipe(); os.write(w, bytes(60_000)); x = 1")
+    s.run("import sys\nsys.modules['arpo_inside.clonefd']._waiting = id")
+    with pytest.raises(InfraError, match="could not be forked"):
+        s.fork()
+    assert s.run("x, len(os.read(r, 100_000))").output == "(1, 60000)\n"
+
+
 def test_threads_do_not_stop_a_fork(box: Box) -> None:
     s = box.session()
     s.run(

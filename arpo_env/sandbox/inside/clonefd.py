@@ -10,13 +10,16 @@ the clone sees it closed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import re
 import socket
 import stat
 import sys
+import termios
 from dataclasses import dataclass
 
 _TEE = 0x02  # SPLICE_F_NONBLOCK
@@ -142,14 +145,22 @@ def _own_pipe(ends: list[Held]) -> None:
     writers = [h for h in ends if h.flags & os.O_ACCMODE == os.O_WRONLY]
     r, w = os.pipe2(os.O_CLOEXEC)
     if readers and writers:
-        fcntl.fcntl(w, fcntl.F_SETPIPE_SZ, fcntl.fcntl(readers[0].fd, fcntl.F_GETPIPE_SZ))
+        with contextlib.suppress(PermissionError):  # this user's pipes have had their share: what waits may fit yet
+            fcntl.fcntl(w, fcntl.F_SETPIPE_SZ, fcntl.fcntl(readers[0].fd, fcntl.F_GETPIPE_SZ))
         libc = ctypes.CDLL(None, use_errno=True)
         libc.tee(readers[0].fd, w, ctypes.c_size_t(2**20), ctypes.c_uint(_TEE))  # copies without consuming
+        if _waiting(r) != _waiting(readers[0].fd):
+            raise OSError(errno.ENOBUFS, "what waits in a pipe does not fit into its copy")
     for group, end in ((readers, r), (writers, w)):
         for h in group:
             os.dup2(end, h.fd, os.get_inheritable(h.fd))
             fcntl.fcntl(h.fd, fcntl.F_SETFL, h.flags)
         os.close(end)
+
+
+def _waiting(pipe: int) -> int:
+    """Bytes to be read from ``pipe``."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 _SHARED = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) rw.s ([0-9a-f]+) \S+ \d+ *(.*)$", re.MULTILINE)

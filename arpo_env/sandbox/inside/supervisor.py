@@ -310,7 +310,7 @@ class Supervisor:
         child.process, child.out = Process(ours), out_r
         child.state, child.nonce = "starting", secrets.token_bytes(16)
         own_roots, own_users = self.place.own_roots, self.own_users
-        order = {"root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work"}
+        order: dict[str, Any] = {"root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work"}
         if parent is None:  # a clone has the rest from its parent
             nproc = child.limits["processes"] + 1
             if not own_users:  # one user id for all: counted by the gate, or else bounded together
@@ -332,7 +332,8 @@ class Supervisor:
     def _on_hello(self, child: Session, code: int, pid: int, number: int) -> None:
         birth = self.births.get(child.sid)
         if birth is None or code != session.HELLO:
-            self._fail_birth(child, f"the interpreter could not be forked: {os.strerror(number)} in the clone")
+            why = f"the interpreter could not be forked: {os.strerror(number)} in the clone"
+            self._fail_birth(child, why, blameless=True)
             return
         child.process.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         child.process.pid = pid
@@ -364,7 +365,8 @@ class Supervisor:
             return f"the fork could not be verified: {error}"
         return None
 
-    def _fail_birth(self, child: Session, problem: str) -> None:
+    def _fail_birth(self, child: Session, problem: str, *, blameless: bool = False) -> None:
+        """Undo a fork. ``blameless``: the clone said that it failed, so its parent did its part and goes on."""
         birth = self.births.pop(child.sid, None)
         child.token = next(self.count)
         self._kill(child)
@@ -374,7 +376,7 @@ class Supervisor:
         self.judge.over(birth, complete=False)
         parent = birth.parent
         if parent is not None and parent.state == "forking":
-            if child.nonce not in parent.owed:
+            if blameless or child.nonce not in parent.owed:
                 parent.state = "idle"
             else:  # it neither forked nor said so: nothing it holds can be relied on any more
                 self._lose(parent, "the interpreter did not answer a fork")
