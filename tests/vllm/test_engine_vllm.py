@@ -151,7 +151,7 @@ def test_new_weights_change_what_is_said_and_nothing_of_the_old_stays(engine: An
     finally:
         model.load_state_dict(kept, strict=False)
         engine.load_weights(kept)
-    assert run(engine, requests)[0] == old
+    assert {i: e.tokens for i, e in run(engine, requests)[0].items()} == {i: e.tokens for i, e in old.items()}
 
 
 def test_bad_weights_are_refused_and_change_nothing(engine: Any, loaded: Any) -> None:

@@ -1,0 +1,91 @@
+"""The vllm-server engine on a really started ``vllm serve``, over loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driving import GREEDY, prompt, recompute, run
+from test_engine_vllm import ATOL, other_weights
+
+from arpo_algo.engines.base import Request
+from arpo_algo.engines.vllm_server import VLLMServerEngine, VLLMServerOptions
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def url(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [
+        str(Path(sys.executable).parent / "vllm"), "serve", str(default_model), "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "8", "--enforce-eager",
+        "--block-size", "32", "--logprobs-mode", "processed_logprobs", "--kv-cache-memory-bytes", str(2**29),
+        "--weight-transfer-config", '{"backend": "arpo-files"}',
+    ]  # fmt: skip
+    env = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "TORCH_COMPILE_DISABLE": "1"}
+    env.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+    try:
+        while True:
+            if process.poll() is not None:
+                pytest.fail(f"the server ended with {process.returncode}: {log.read_text()[-3000:]}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).close()
+                break
+            except OSError:
+                time.sleep(0.5)  # bounded by the test's own time-out
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=120)
+
+
+def test_tokens_ends_and_new_weights(url: str, loaded: Any) -> None:
+    model, tokenizer = loaded
+    engine = VLLMServerEngine(model, tokenizer, slots=4, max_length=512, options=VLLMServerOptions(url=url))
+    before = prompt(tokenizer, "Name a river.")
+    requests = [Request(i, before, 24, (), (0, i), probe=4) for i in range(3)]
+    done, probed = run(engine, requests)
+    again, _ = run(engine, requests)
+    assert {i: e.tokens for i, e in again.items()} == {i: e.tokens for i, e in done.items()}, "by seed"
+    for i, event in done.items():
+        logprobs, entropies = recompute(model, before, event)
+        assert torch.allclose(logprobs, torch.tensor(event.logprobs), atol=ATOL)
+        lower = torch.tensor(event.entropies)
+        assert (lower <= entropies + ATOL).all()
+        assert (entropies <= lower + engine.entropy.largest_width + ATOL).all()
+        assert probed[i].entropies == event.entropies[:4]
+
+    free = run(engine, [Request(0, before, 16, (), (0,), GREEDY)])[0][0]
+    pieces = [tokenizer.decode([t]) for t in free.tokens]
+    stop = pieces[2][-1] + pieces[3] + pieces[4][:-1]
+    stopped = run(engine, [Request(1, before, 16, (stop,), (0,), GREEDY)])[0][1]
+    assert (stopped.tokens, stopped.reason) == (free.tokens[:5], "stop")
+
+    kept = {name: p.detach().clone() for name, p in model.named_parameters()}
+    weights = other_weights(model)
+    engine.load_weights(weights)
+    new, _ = run(engine, requests[:1])
+    try:
+        model.load_state_dict(weights, strict=False)
+        logprobs, _ = recompute(model, before, new[0])
+    finally:
+        model.load_state_dict(kept, strict=False)
+    assert torch.allclose(logprobs, torch.tensor(new[0].logprobs), atol=ATOL), "a stale tied head would show here"
+    engine.load_weights(kept)  # a second transfer, back again
+    assert {i: e.tokens for i, e in run(engine, requests)[0].items()} == {i: e.tokens for i, e in done.items()}
+    engine.close()
