@@ -1,11 +1,11 @@
 """How fast search is: the index by corpus size, and the cassette, each beside what it replaces.
 
     python -m benchmarks.speed.search                        # 1,000 to 100,000 pages, cassette
-    python -m benchmarks.speed.search --pages 1000000        # about two minutes and a few GiB
-    python -m benchmarks.speed.search --stress 8 32 10000    # processes, threads, searches a thread on one cassette
+    python -m benchmarks.speed.search --pages 1000000        # a few minutes and GiB
 
 Baselines, in the same run on the same inputs: ``rank-bm25`` (``pip install rank-bm25``; left out, and said so,
-when it is missing) and the published code's cache, a JSON file rewritten on every miss.
+when it is missing) and the published code's cache, a JSON file rewritten on every miss. The cassette under many
+processes, threads and ``kill -9`` is :mod:`benchmarks.speed.cassette`.
 
 Every corpus size is measured in a process of its own, so that peak memory means something.
 """
@@ -58,31 +58,34 @@ def peak_gib() -> float:
 
 
 def measure_index(pages: int, queries: int, baseline_up_to: int) -> list[Row]:
-    """Build, save, load and search one world; queries are half page titles, half whole questions."""
+    """Stream one world into an index on disk, open and search it; half the queries are titles, half questions."""
     family = DeepSearchFamily(pages=pages, world_seed=1)
     world, world_s = timed(lambda: family.world("train"))
     rng = np.random.default_rng(0)
     texts = [world[int(i)].title for i in rng.integers(0, pages, queries // 2)]
     texts += [family.task(0, "train", i).question for i in range(queries - len(texts))]
-    index, build_s = timed(lambda: BM25Index.build(world))
+    before = peak_gib()
     with tempfile.TemporaryDirectory() as folder:
-        _, save_s = timed(lambda: index.save(folder))
+        _, build_s = timed(lambda: BM25Index.build(iter(world), folder))
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         built = peak_gib()
         loaded, load_s = timed(lambda: BM25Index.load(folder))
         searches = percentiles(lambda text: loaded.search(text, 10), texts)
-    first = sum(index.search(text, 1)[0].title == text for text in texts[: queries // 2])
+        first = sum(loaded.search(text, 1)[0].title == text for text in texts[: queries // 2])
+        with ThreadPoolExecutor(2) as pool:
+            _, both_s = timed(lambda: list(pool.map(lambda text: loaded.search(text, 10), texts)))
     rows: list[Row] = [
         {
             "what": "BM25Index",
             "pages": pages,
             "world_s": round(world_s, 2),
             "build_s": round(build_s, 2),
-            "save_s": round(save_s, 2),
             "load_ms": round(load_s * 1000, 1),
             "disk_MiB": round(size / 2**20, 1),
+            "world_peak_GiB": before,
             "peak_GiB": built,
             **searches,
+            "two_threads_per_s": round(len(texts) / both_s),
             "title_first": first / max(queries // 2, 1),
         }
     ]
@@ -122,60 +125,6 @@ def measure_caches(entries: int) -> list[Row]:
     ]
 
 
-def _stress_worker(path: str, threads: int, count: int, keys: int, seed: int) -> list[float]:
-    tape = Cassette(path)
-
-    def work(thread: int) -> list[float]:
-        numbers = np.random.default_rng([seed, thread]).integers(0, keys, count).tolist()
-        hits = []
-        for number in numbers:
-            key = str(number)
-            start = time.perf_counter()
-            value = tape.get("search", "c", key)
-            took = time.perf_counter() - start
-            if value is None:
-                value = tape.put("search", "c", key, {"n": number, "by": [seed, thread]})
-            else:
-                hits.append(took)
-            if value["n"] != number:
-                raise AssertionError(f"key {number} gave {value}")
-        tape.close()
-        return hits[:: max(1, len(hits) // 200)]
-
-    with ThreadPoolExecutor(threads) as pool:
-        return [took for part in pool.map(work, range(threads)) for took in part]
-
-
-def measure_stress(processes: int, threads: int, count: int) -> Row:
-    """Many threads of many processes search and fill one cassette at once; then every key is checked."""
-    keys = max(1000, processes * threads * count // 50)
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "tape.sqlite")
-        context = multiprocessing.get_context("spawn")
-        start = time.perf_counter()
-        with context.Pool(processes) as pool:
-            jobs = [(path, threads, count, keys, seed) for seed in range(processes)]
-            hits = [took for part in pool.starmap(_stress_worker, jobs) for took in part]
-        seconds = time.perf_counter() - start
-        tape = Cassette(path)
-        tape.check()
-        entries = len(tape)
-        lost = sum(1 for n in range(keys) if (v := tape.get("search", "c", str(n))) is not None and v["n"] != n)
-        tape.close()
-    drawn = set()
-    for seed in range(processes):
-        for thread in range(threads):
-            drawn |= set(np.random.default_rng([seed, thread]).integers(0, keys, count).tolist())
-    return {
-        "what": f"stress {processes}x{threads}x{count}",
-        "entries": entries,
-        "missing": len(drawn) - entries,
-        "wrong": lost,
-        "per_s": round(processes * threads * count / seconds),
-        "hit_p50_ms": round(float(np.percentile(hits, 50)) * 1000, 4),
-    }
-
-
 def show(rows: Sequence[Row]) -> None:
     """Print each row as ``name: key value, …``."""
     for row in rows:
@@ -190,7 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=400, help="searches a size")
     parser.add_argument("--baseline-up-to", type=int, default=100_000, help="largest size for rank-bm25")
     parser.add_argument("--entries", type=int, default=10_000, help="entries of the caches")
-    parser.add_argument("--stress", type=int, nargs=3, metavar=("PROCESSES", "THREADS", "SEARCHES"))
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, NumPy {np.__version__}")
@@ -202,8 +150,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(found)
         rows += found
     found = measure_caches(options.entries) if options.entries else []
-    if options.stress:
-        found.append(measure_stress(*options.stress))
     show(found)
     rows += found
     if options.json is not None:
