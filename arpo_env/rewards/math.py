@@ -13,6 +13,7 @@ The rules (units, percent, rounding, degrees …) are listed with examples in ``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,10 +32,14 @@ MAX_DEPTH = 40
 #: More words (of three letters or more, LaTeX commands apart) than this are prose, and slow to parse as mathematics.
 MAX_WORDS = 8
 
+#: A power of powers with more digits than this is refused unread.
+MAX_POWER_DIGITS = 10**6
+
 _pool = MathVerifyPool()
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'’. -]*(?:[ '’.-]+[^\W\d_]+)*\.?")
 _NAME = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\)")
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_TOWER = re.compile(r"\d+(?:\^\d+){2,}")
 _NAMED = re.compile(r"\s*([a-zA-Z](?:_\{?\w\}?)?)\s*=")
 _NOTHING = frozenset(("emptyset", "varnothing", "{}", "empty set", "no solution", "no solutions", "none"))
 _REASONS = {
@@ -127,6 +132,8 @@ def _math_equal(answer: str, gold: str) -> Verdict:
         return Verdict(0.0, "numbers inside prose")
     if _depth(answer_latex) > MAX_DEPTH:
         return Verdict(0.0, f"brackets nested deeper than {MAX_DEPTH}")
+    if _too_high(answer_latex):
+        return Verdict(0.0, "a tower of powers too high to compute")
     if "=" not in gold_latex:
         answer_latex = _values_of_one_name(answer_latex)
     if len(_split_top(answer_latex)) > 1 and "=" not in gold_latex:
@@ -141,6 +148,17 @@ def _depth(latex: str) -> int:
         depth += (char in "{([") - (char in "})]")
         deepest = max(deepest, depth)
     return deepest
+
+
+def _too_high(latex: str) -> bool:
+    """Whether a power of powers of numbers has more than a million digits: no answer, and no end for SymPy."""
+    for tower in _TOWER.findall(re.sub(r"[{}()\s]", "", latex)):
+        *bases, height = (int(level[:10]) for level in tower.split("^"))
+        for base in reversed(bases):
+            if height.bit_length() > 64 or height * math.log10(max(base, 1)) > MAX_POWER_DIGITS:
+                return True
+            height = base**height
+    return False
 
 
 def _values_of_one_name(latex: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from arpo_env.env import AgentEnv
-from arpo_env.errors import ConfigError
+from arpo_env.errors import ConfigError, InfraError
 from arpo_env.protocol import answer_turn
 from arpo_env.suites.hostile import ANSWERS, PROGRAMS
 from arpo_env.tasks.base import Task, TaskFamily
@@ -52,6 +52,7 @@ def validate(
     *,
     tasks: int | None = 50,
     others: int = 3,
+    hostile: bool = True,
     seconds: float = 60.0,
     seed: int = 0,
     name: str | None = None,
@@ -62,6 +63,7 @@ def validate(
     Args:
         tasks: None takes all of a finite family.
         others: how many other tasks' golds are tried on each.
+        hostile: try the hostile answers (some cost a verifier its CPU-time bound).
         seconds: wall time a verdict may take. The verifiers bound themselves by CPU time, so give a busy machine more.
         on_task: called with (done, total) after each task.
 
@@ -79,13 +81,19 @@ def validate(
 
     def score(task: Task, answer: str, tried: str) -> float:
         start = time.perf_counter()
-        verdict = family.verify(task, answer)
+        try:
+            value = family.verify(task, answer).score
+        except InfraError:
+            raise  # the machinery's fault
+        except Exception as error:
+            found.findings.append(Finding(task.id, tried, f"the verifier raised {type(error).__name__}: {error}"))
+            value = 0.0
         took = time.perf_counter() - start
         found.verdicts += 1
         found.slowest = max(found.slowest, (took, f"{task.id}: {tried}"))
         if took > seconds:
             found.findings.append(Finding(task.id, tried, f"the verdict took {took:.1f} s, more than {seconds:g} s"))
-        return verdict.score
+        return value
 
     for index, task in enumerate(drawn):
         for gold in golds(task):
@@ -93,7 +101,7 @@ def validate(
                 found.findings.append(Finding(task.id, f"gold {gold[:80]!r}", "does not score 1"))
         if not _survives(env, task, family.answer_format == "raw"):
             found.findings.append(Finding(task.id, "the gold in an episode", "is not a success in good format"))
-        for tried, answer in _wrong(task, index):
+        for tried, answer in _wrong(task, hostile and index == 0):
             if score(task, answer, tried) > 0.0:
                 found.findings.append(Finding(task.id, tried, "scores"))
         for other in islice(_others(drawn, index), others):
@@ -112,11 +120,11 @@ def golds(task: Task) -> Sequence[str]:
     return accepted
 
 
-def _wrong(task: Task, index: int) -> Iterator[tuple[str, str]]:
+def _wrong(task: Task, hostile: bool) -> Iterator[tuple[str, str]]:
     yield "nothing", ""
     yield "blanks", " \n\t "
     yield "the question", task.question
-    if index == 0:
+    if hostile:
         yield from ANSWERS.items()
         if "function" in task.meta:
             yield from ((what, code.replace("FUNCTION", task.meta["function"])) for what, code in PROGRAMS.items())

@@ -224,3 +224,10 @@ def test_without_math_verify_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InfraError, match=r"pip install 'arpo\[tasks\]'"):
         MathVerifyPool().compare("x", "y")
     assert math_rewards.math_equal("0.5", "1/2").score == 1  # the fast path needs nothing
+
+
+def test_towers_of_powers_are_refused_and_low_ones_computed() -> None:
+    for tower in ("9^{9^{9^{9^{9}}}}", "(10^{10^{10}})!", "2^{2^{100}}", "10^{10^{9}}^{1}", "2^{3^{10^{6}}}"):
+        assert math_equal(tower, "5").reason == "a tower of powers too high to compute"
+    assert math_equal("2^{2^{3}}", "256").score == 1
+    assert math_equal("2^{3^{2}}", "512").score == 1
