@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from arpo_algo.advantages import soft, term_weights
@@ -22,6 +21,7 @@ from arpo_algo.attention import use_arpo_attention
 from arpo_algo.branching import BranchingRule
 from arpo_algo.distributed import World, shares
 from arpo_algo.errors import ConfigError, NonFiniteError, unknown
+from arpo_algo.head import ROWS, token_logprobs
 from arpo_algo.losses import LossBatch, LossOutput
 from arpo_algo.options import opt
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
@@ -105,41 +105,30 @@ def score(
     packed: Pack,
     *,
     temperature: float = 1.0,
-    head_rows: int = 512,
+    head_rows: int = ROWS,
     value_head: torch.nn.Module | None = None,
     entropy_gradient: bool = False,
 ) -> TokenOutput:
     """Log-probs of a pack's loss tokens under softmax(z / temperature).
 
-    Entropies carry a gradient only where asked for: it costs a vocabulary-sized tensor a row.
+    Entropies carry a gradient only where asked for.
     """
     hidden = model.base_model(
         input_ids=packed.tokens[None], position_ids=packed.positions[None], use_cache=False, plan=packed.plan()
     ).last_hidden_state[0]
-    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-
-    def rows(h: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = head(h).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        logp_all = torch.log_softmax(logits, -1)
-        logp = logp_all.gather(-1, target[:, None])[:, 0]
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            entropy = -(logp_all.exp() * logp_all).sum(-1)
-        return logp, entropy
-
-    logps, entropies = [], []
-    for begin in range(0, len(packed.source), head_rows):
-        h = hidden[packed.source[begin : begin + head_rows]]
-        target = packed.target[begin : begin + head_rows]
-        if torch.is_grad_enabled():
-            logp, entropy = checkpoint(rows, h, target, use_reentrant=False)
-        else:
-            logp, entropy = rows(h, target)
-        logps.append(logp)
-        entropies.append(entropy)
+    head: torch.nn.Linear = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    logp, entropy = token_logprobs(
+        hidden[packed.source],
+        head.weight,
+        packed.target,
+        bias=head.bias,
+        temperature=temperature,
+        softcap=getattr(model.config.get_text_config(), "final_logit_softcapping", None),
+        rows=head_rows,
+        entropy_gradient=entropy_gradient,
+    )
     value = None if value_head is None else value_head(hidden[packed.source].float())[:, 0]
-    return TokenOutput(torch.cat(logps), torch.cat(entropies), value)
+    return TokenOutput(logp, entropy, value)
 
 
 class Learner:

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from arpo_algo.attention import Segment, TreePlan
+from arpo_algo.attention import TreePlan
 from arpo_algo.errors import ConfigError
 from arpo_algo.tree import Node, Tree
+from arpo_algo.treeattention import Segment
 
 #: (leaf node id, action node id) -> advantage of that node's tokens in that leaf's trajectory: one number for
 #: all of them, or one a token.
@@ -52,7 +53,7 @@ class Pack:
     spans: list[tuple[Node, int]] = field(default_factory=list)
 
     def plan(self) -> TreePlan:
-        return TreePlan(self.segments, self.positions)
+        return TreePlan(self.segments)
 
     def to(self, device: torch.device) -> Pack:
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
