@@ -50,7 +50,9 @@ class VLLMOptions:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = opt("auto", "auto: what the learner computes in")
     top_logprobs: int = opt(20, "log-probs a token that entropies are bounded from")
     block_size: int | None = opt(None, "tokens a cache block; none: 32 on CPUs, vLLM's own choice on GPUs")
-    kv_gib: float | None = opt(None, "GiB of KV cache; none: room for all slots on CPUs, memory_share on GPUs")
+    kv_gib: float | None = opt(
+        None, "GiB of KV cache; none: on CPUs room for all slots, at most half of what is free; on GPUs memory_share"
+    )
     memory_share: float = opt(0.4, "share of a GPU's memory for vLLM, weights included; the learner needs the rest")
     eager: bool | None = opt(None, "no compilation, no CUDA graphs; none: eager on CPUs only")
     lora_rank: int = opt(0, "largest rank of LoRA adapters (load_adapter); 0: none")
@@ -255,6 +257,7 @@ def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMO
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
+        import psutil  # type: ignore[import-untyped]  # comes with vLLM
         from vllm import EngineArgs, LLMEngine
         from vllm.platforms import current_platform
     except ImportError as error:
@@ -281,7 +284,9 @@ def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMO
     if options.kv_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(options.kv_gib * 2**30)
     elif cpu:
-        arguments["kv_cache_memory_bytes"] = _kv_bytes(config, slots, max_length, block or _CPU_BLOCK)
+        wanted = _kv_bytes(config, slots, max_length, block or _CPU_BLOCK, 4 if options.dtype == "float32" else 2)
+        # With less than wanted vLLM lets requests wait; memory that is not there would end the run.
+        arguments["kv_cache_memory_bytes"] = min(wanted, psutil.virtual_memory().available // 2)
     else:
         arguments["gpu_memory_utilization"] = options.memory_share
     if options.lora_rank:
@@ -293,12 +298,12 @@ def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMO
         raise ConfigError(f"vLLM does not start with {source!r}: {str(error).splitlines()[0]}") from error
 
 
-def _kv_bytes(config: Any, slots: int, max_length: int, block: int) -> int:
-    """Room for every slot at full length, at four bytes a number."""
+def _kv_bytes(config: Any, slots: int, max_length: int, block: int, size: int) -> int:
+    """Room for every slot at full length, ``size`` bytes a number."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     blocks = slots * (-(-max_length // block) + 1) + 1
-    return int(blocks * block * config.num_hidden_layers * 2 * heads * head_dim * 4)
+    return int(blocks * block * config.num_hidden_layers * 2 * heads * head_dim * size)
 
 
 @contextmanager
