@@ -264,14 +264,22 @@ def generated_family(id: str) -> Callable[..., TaskFamily]:
     raise ConfigError(f"{id!r} is no id of generated tasks")
 
 
-def make_dataset(id: str = "ARPO-Dataset-v0", **options: Any) -> AgentEnv:
-    """Questions from a JSONL or Parquet file or folder (``path=…``); Python, and search with ``search=backend``."""
+def make_dataset(id: str = "ARPO-Dataset-v0", layout: str = "plain", **options: Any) -> AgentEnv:
+    """Questions from a file or a folder of them (``path=…``); Python, and search with ``search=backend``.
+
+    ``layout="published"``: a training file of the authors, which is refused when a question of an evaluation suite
+    stands in it (:func:`arpo_env.suites.training_set`).
+    """
+    from arpo_env.suites.training import training_set
     from arpo_env.tasks.dataset import DatasetFamily
 
-    if Path(options.get("path", "")).is_file():
+    families: dict[str, Callable[..., TaskFamily]] = {"plain": DatasetFamily, "published": training_set}
+    if layout not in families:
+        raise unknown("layout", layout, families)
+    if layout == "plain" and Path(options.get("path", "")).is_file():
         options.setdefault("split", "test")  # a single file is one split, for the family and for the environment
     options.setdefault("tools", ("python",) if options.get("search") is None else ("search", "python"))
-    return _build(id, DatasetFamily, _over_a_backend, options)
+    return _build(id, families[layout], _over_a_backend, options)
 
 
 def make_web(

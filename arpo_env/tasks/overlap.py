@@ -1,13 +1,14 @@
 """Does a training question stand in an evaluation set? Exact and near-duplicate match over normalised tokens.
 
-A text becomes lower-case tokens: words, digits, LaTeX commands, operators; spacing, sentence punctuation and LaTeX
-delimiters do not count. Two texts match
+A text becomes lower-case tokens: words, digits, LaTeX commands, operators; spacing, articles, sentence punctuation and
+LaTeX delimiters do not count. Two texts match
 
 * ``exact``: the same tokens;
-* ``near``: the Jaccard similarity of their sets of 5-token shingles is at least 0.7, or at least 0.9 of the evaluation
+* ``near``: the Jaccard similarity of their sets of 5-token shingles is at least 0.75, or at least 0.9 of the evaluation
   question's shingles stand in the training text (a question wrapped in other words).
 
 Texts of fewer than 10 tokens match exactly or not at all: "Who wrote X?" and "Who wrote Y?" share most of their words.
+The threshold is set by the published samples: questions of 2WikiMultiHopQA made from one template reach 0.70.
 Every pair that shares a shingle is compared, through an inverted index: nothing is sampled, so nothing is missed by
 chance. A problem with one number changed counts as near.
 """
@@ -22,12 +23,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 SHINGLE = 5
-NEAR = 0.7
+NEAR = 0.75
 CONTAINED = 0.9
 #: Shorter texts are compared exactly only.
 MIN_TOKENS = 10
 
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|mathbf|quad|qquad|[dt](?=frac)|[,;:! ()\[\]])|[${}~]")
+_ARTICLES = frozenset(("a", "an", "the"))
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_CJK}]|\d+|[^\W\d_{_CJK}]+|[-+*/^=<>|%]")
 
@@ -40,7 +42,8 @@ def tokens(text: str) -> list[str]:
     >>> tokens(r"Find $\dfrac{1}{2} + x$, please.") == tokens(r"find \frac{1} {2}+x please!")
     True
     """
-    return _TOKEN.findall(_NOISE.sub(" ", unicodedata.normalize("NFKC", text).casefold().replace("−", "-")))
+    found = _TOKEN.findall(_NOISE.sub(" ", unicodedata.normalize("NFKC", text).casefold().replace("−", "-")))
+    return [token for token in found if token not in _ARTICLES]
 
 
 @dataclass(frozen=True, slots=True)
