@@ -124,7 +124,8 @@ class Guards:
     forks: bool = True
     crossed: dict[str, int] = field(default_factory=dict)
     nonfinite: int = 0
-    smooth: float | None = None
+    seen: int = 0
+    smooth: float = 0.0
     first: float | None = None
     best: float | None = None
 
@@ -157,7 +158,7 @@ class Guards:
 
     def state(self) -> dict[str, Any]:
         """JSON-able; :meth:`restore` takes it back."""
-        keys = ("crossed", "nonfinite", "smooth", "first", "best")
+        keys = ("crossed", "nonfinite", "seen", "smooth", "first", "best")
         return {k: getattr(self, k) for k in keys}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -190,7 +191,11 @@ class Guards:
     def _reward(self, step: int, reward: float | None) -> list[Alarm]:
         if reward is None or not math.isfinite(reward):
             return []
-        self.smooth = reward if self.smooth is None else 0.7 * self.smooth + 0.3 * reward
+        # A plain mean over the first ten steps, then an exponential one: a few batches are noise.
+        self.seen += 1
+        self.smooth += (reward - self.smooth) / min(self.seen, 10)
+        if self.seen < 10:
+            return []
         self.first = self.smooth if self.first is None else self.first
         self.best = self.smooth if self.best is None else max(self.best, self.smooth)
         if self.config.reward_drop is None:
