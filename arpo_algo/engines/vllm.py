@@ -252,6 +252,11 @@ class VLLMEngine:
 
 def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMOptions) -> Any:
     """A running ``vllm.LLMEngine``."""
+    if torch.distributed.is_initialized():
+        raise ConfigError(
+            "the vllm engine sets up torch.distributed for itself and cannot share a process with distributed training "
+            "or with another vllm engine; close that one, or take rollout.engine=vllm-server"
+        )
     # In this process (new weights are handed over as tensors), quiet, and without vLLM's usage reports.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

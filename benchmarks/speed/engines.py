@@ -6,17 +6,15 @@
 
 The work is a forest as ARPO samples it: prompts with several roots each; when a turn ends, a tool result is appended
 and the turn after it is forked once. No end token, so that every turn has its full length and both engines the same
-work. Engines take turns, so that a disturbance hits all; what is printed are medians. "prefill" is tokens run to fill
+work. The two take turns, so that a disturbance hits both; what is printed are medians. "prefill" is tokens run to fill
 caches over those that had to be (1 is ideal: each unique token once).
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +27,10 @@ from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.engines.vllm import VLLMEngine, VLLMOptions
+from benchmarks.speed.search import timed
 
 Row = dict[str, Any]
+KINDS = ("torch", "vllm")
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Forest:
             Request(self.next_id, before, self.work.turn, (), (0, self.next_id), probe=20, parent=parent)
         )
 
-    def run(self) -> float:
-        """Seconds."""
-        start = time.perf_counter()
+    def run(self) -> None:
         for _ in range(max(1, self.work.sequences // 8)):
             before = self.tokens(self.work.prompt)
             self.needed += len(before)
@@ -78,7 +76,6 @@ class Forest:
             for event in self.engine.step():
                 if isinstance(event, Finished):
                     self.on_end(event)
-        return time.perf_counter() - start
 
     def on_end(self, event: Finished) -> None:
         turn, before = self.turn_of[event.id]
@@ -93,59 +90,57 @@ class Forest:
             self.submit((*before, *event.tokens, *result), turn + 1, None)
 
 
-def build(name: str, model: Any, tokenizer: Any, source: Path, slots: int, max_length: int) -> Any:
-    kind, precision = name.split()
+def build(kind: str, precision: Any, model: Any, tokenizer: Any, source: Path, slots: int, max_length: int) -> Any:
     made: Any
     if kind == "torch":
-        made = TorchEngine(model, tokenizer, slots=slots, max_length=max_length, precision=precision)  # type: ignore[arg-type]
+        made = TorchEngine(model, tokenizer, slots=slots, max_length=max_length, precision=precision)
     else:
-        options = VLLMOptions(dtype=precision)  # type: ignore[arg-type]
+        options = VLLMOptions(dtype=precision)
         made = VLLMEngine(source, model, tokenizer, slots=slots, max_length=max_length, options=options)
     made.stopping = Stopping(tokenizer, frozenset())
     return made
 
 
-def measure(names: Sequence[str], sizes: Sequence[int], repeats: int) -> list[Row]:
+def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int) -> list[Row]:
     source = models.fetch_default()
     model, tokenizer = models.load(str(source))
     weights = dict(model.named_parameters())
     rows: list[Row] = []
-    for size in sizes:
-        work = Work(size)
-        longest = work.prompt + work.turns * (work.turn + work.result)
-        times: dict[str, list[float]] = {name: [] for name in names}
-        prefill: dict[str, float] = {}
-        sync: dict[str, list[float]] = {name: [] for name in names}
-        engines = {n: build(n, model, tokenizer, source, 2 * size + 8, longest) for n in names}
-        for repeat in range(repeats + 1):
-            for name, engine in engines.items():
-                start = time.perf_counter()
-                engine.load_weights(weights)
-                sync[name].append(time.perf_counter() - start)
-                engine.prefilled = 0
-                forest = Forest(engine, work, len(tokenizer), repeat)
-                seconds = forest.run()
-                if repeat:  # the first warms up
-                    times[name].append(forest.sampled / seconds)
-                prefill[name] = engine.prefilled / forest.needed
-        for engine in engines.values():
-            engine.close()
-        engines.clear()
-        gc.collect()
-        for name in names:
-            rows.append(
-                {
-                    "engine": name,
-                    "sequences": size,
-                    "tokens_per_s": round(statistics.median(times[name]), 1),
-                    "lowest": round(min(times[name]), 1),
-                    "highest": round(max(times[name]), 1),
-                    "times_torch": round(statistics.median(times[name]) / statistics.median(times[names[0]]), 2),
-                    "prefill": round(prefill[name], 3),
-                    "new_weights_s": round(statistics.median(sync[name]), 2),
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
+    for precision in precisions:  # one vLLM a process at a time
+        for size in sizes:
+            work = Work(size)
+            longest = work.prompt + work.turns * (work.turn + work.result)
+            engines = {kind: build(kind, precision, model, tokenizer, source, 2 * size + 8, longest) for kind in KINDS}
+            speed: dict[str, list[float]] = {kind: [] for kind in KINDS}
+            sync: dict[str, list[float]] = {kind: [] for kind in KINDS}
+            prefill: dict[str, float] = {}
+            for repeat in range(repeats + 1):
+                for kind, engine in engines.items():
+                    _, seconds = timed(lambda engine=engine: engine.load_weights(weights))
+                    sync[kind].append(seconds)
+                    engine.prefilled = 0
+                    forest = Forest(engine, work, len(tokenizer), repeat)
+                    _, seconds = timed(forest.run)
+                    if repeat:  # the first warms up
+                        speed[kind].append(forest.sampled / seconds)
+                    prefill[kind] = engine.prefilled / forest.needed
+            for engine in engines.values():
+                engine.close()
+            for kind in KINDS:
+                rows.append(
+                    {
+                        "engine": kind,
+                        "precision": precision,
+                        "sequences": size,
+                        "tokens_per_s": round(statistics.median(speed[kind]), 1),
+                        "lowest": round(min(speed[kind]), 1),
+                        "highest": round(max(speed[kind]), 1),
+                        "times_torch": round(statistics.median(speed[kind]) / statistics.median(speed["torch"]), 2),
+                        "prefill": round(prefill[kind], 3),
+                        "new_weights_s": round(statistics.median(sync[kind]), 2),
+                    }
+                )
+                print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
@@ -156,13 +151,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", metavar="'KIND PRECISION'",
-                        default=["torch float32", "torch bfloat16", "vllm float32", "vllm bfloat16"])  # fmt: skip
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--sequences", nargs="+", type=int, default=[8, 32], help="root trajectories at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the rows as JSON lines")
     args = parser.parse_args()
-    rows = measure(args.engines, args.sequences, args.repeats)
+    rows = measure(args.precisions, args.sequences, args.repeats)
     print("\n" + table(rows))
     if args.out is not None:
         args.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -98,3 +98,6 @@ def test_without_vllm_the_engine_says_what_to_install(monkeypatch: pytest.Monkey
     setup = engines.EngineSetup(tiny(True), byte_tokenizer(), str(tmp_path), 2, 64)
     with pytest.raises(ConfigError, match=r"lacks: `pip install vllm`.*make setup-vllm.*rollout\.engine=torch"):
         engines.choose("vllm", {}).build(setup)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ConfigError, match="cannot share a process with distributed training"):
+        engines.choose("vllm", {}).build(setup)
