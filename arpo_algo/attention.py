@@ -25,7 +25,7 @@ from arpo_algo.treeattention import BLOCK, Segment, blocks, tree_attention
 
 NAME = "arpo"
 #: Architectures whose packed gradient is tested against separate sequences. Others are refused by name.
-SUPPORTED = ("llama", "qwen2", "qwen3", "phi3", "mistral", "smollm3")
+SUPPORTED = ("llama", "qwen2", "qwen3", "phi3", "mistral", "smollm3", "gemma2", "gemma3_text")
 
 
 class Plan(Protocol):
@@ -229,8 +229,12 @@ def _attention(
     plan: Plan | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    if attention_mask is not None:
+        raise RuntimeError("attention 'arpo' takes no mask: the plan says who attends to whom")
     if plan is None:
         raise RuntimeError("attention 'arpo' needs plan=TreePlan(…) or CachePlan(…) in the forward call")
+    if key.shape[2] != query.shape[2]:
+        raise RuntimeError("attention 'arpo' takes no cache of transformers (use_cache): a CachePlan brings its own")
     if dropout:
         raise RuntimeError(f"attention 'arpo' needs dropout 0, got {dropout}: a shared prefix is computed once")
     layer: int = module.layer_idx  # type: ignore[assignment]
@@ -238,8 +242,14 @@ def _attention(
     return plan.attend(layer, query, key, value, scale, sliding_window, softcap), None
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The plan knows who attends to whom; transformers need not build a mask."""
+def _no_mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> None:
+    """The plan knows who attends to whom; transformers need not build a mask.
+
+    Raises:
+        RuntimeError: a padding mask was given; it would be ignored.
+    """
+    if attention_mask is not None:
+        raise RuntimeError("attention 'arpo' takes no mask: the plan says who attends to whom")
 
 
 AttentionInterface.register(NAME, _attention)
@@ -250,14 +260,22 @@ def use_arpo_attention(model: PreTrainedModel) -> None:
     """Switch ``model`` to plans.
 
     Raises:
-        ConfigError: an architecture whose packed gradient is not tested, or attention dropout.
+        ConfigError: an architecture whose packed gradient is not tested, or a model that drops units at random or
+            attends to what comes later.
     """
-    kind = model.config.model_type
+    config = model.config
+    kind = config.model_type
     if kind not in SUPPORTED:
         raise ConfigError(
             f"model type {kind!r} is not supported by tree attention; supported: {', '.join(SUPPORTED)}. "
             "Use one of these, or add the type to attention.SUPPORTED together with its gradient test."
         )
-    if getattr(model.config, "attention_dropout", 0.0):
-        raise ConfigError("attention_dropout must be 0: a prefix shared by branches is computed only once")
+    for name in ("attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout"):
+        if getattr(config, name, 0.0):
+            raise ConfigError(
+                f"{name}={getattr(config, name)} must be 0: a prefix shared by branches is computed only once, and "
+                "the engine samples without dropout; set it to 0 in the model's config"
+            )
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ConfigError("use_bidirectional_attention: the model is no causal language model")
     model.set_attn_implementation(NAME)

@@ -23,10 +23,13 @@ from arpo_algo.distributed import World, shares
 from arpo_algo.errors import ConfigError, NonFiniteError, unknown
 from arpo_algo.head import ROWS, token_logprobs
 from arpo_algo.losses import LossBatch, LossOutput
+from arpo_algo.memory import explained
 from arpo_algo.options import opt
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
 from arpo_algo.precision import PRECISIONS, Precision, autocast, resolve_precision
 from arpo_algo.tree import Tree
+
+_SMALLER = "lower learner.pack_tokens, or set learner.gradient_checkpointing=true"
 
 
 class Algorithm(Protocol):
@@ -112,7 +115,16 @@ def score(
     """Log-probs of a pack's loss tokens under softmax(z / temperature).
 
     Entropies carry a gradient only where asked for.
+
+    Raises:
+        ConfigError: a trajectory longer than the model's context.
     """
+    config = model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", packed.length)
+    if packed.length > context:
+        raise ConfigError(
+            f"a trajectory of {packed.length} tokens exceeds the model's context of {context}; lower rollout.max_tokens"
+        )
     hidden = model.base_model(
         input_ids=packed.tokens[None], position_ids=packed.positions[None], use_cache=False, plan=packed.plan()
     ).last_hidden_state[0]
@@ -123,7 +135,7 @@ def score(
         packed.target,
         bias=head.bias,
         temperature=temperature,
-        softcap=getattr(model.config.get_text_config(), "final_logit_softcapping", None),
+        softcap=getattr(config, "final_logit_softcapping", None),
         rows=head_rows,
         entropy_gradient=entropy_gradient,
     )
@@ -315,18 +327,19 @@ class Learner:
         self, packed: Pack, algorithm: Algorithm, old: torch.Tensor | None, sums: dict[str, float], mass: float
     ) -> float:
         """Add a pack's gradient and metrics; returns the largest |ln π_learner − ln π_engine| of its tokens."""
-        with self.autocast():
-            out = score(
-                self.model,
-                packed,
-                temperature=self.temperature,
-                value_head=self.value_head,
-                entropy_gradient="entropy" in getattr(algorithm, "needs", ()),
-            )
-        loss = loss_of(packed, out, algorithm, old)
-        if not torch.isfinite(loss.loss):
-            self._nonfinite = f"the loss is {loss.loss.item()}"
-        loss.loss.backward()  # type: ignore[no-untyped-call]
+        with explained(_SMALLER):
+            with self.autocast():
+                out = score(
+                    self.model,
+                    packed,
+                    temperature=self.temperature,
+                    value_head=self.value_head,
+                    entropy_gradient="entropy" in getattr(algorithm, "needs", ()),
+                )
+            loss = loss_of(packed, out, algorithm, old)
+            if not torch.isfinite(loss.loss):
+                self._nonfinite = f"the loss is {loss.loss.item()}"
+            loss.loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             mismatch = (out.logp.detach() - packed.rollout_logp)[packed.term]
             w = packed.weight

@@ -34,7 +34,7 @@ class Pack:
     ``tokens``, ``positions`` [T]; ``source``, ``target``, ``rollout_logp`` [U]; ``term`` [R] indexes loss
     tokens; ``leaf``, ``node`` [R] number trajectories and nodes within the pack; ``advantage``, ``weight`` [R].
     ``ref_logp`` [U] is there when every action has reference log-probs, ``returns`` [R] when a critic is trained.
-    ``spans``: each action node with its first loss token.
+    ``spans``: each action node with its first loss token. ``length``: tokens of the longest trajectory.
     """
 
     tokens: torch.Tensor
@@ -51,6 +51,7 @@ class Pack:
     ref_logp: torch.Tensor | None = None
     returns: torch.Tensor | None = None
     spans: list[tuple[Node, int]] = field(default_factory=list)
+    length: int = 0
 
     def plan(self) -> TreePlan:
         return TreePlan(self.segments)
@@ -224,6 +225,7 @@ class _Row:
             torch.tensor(self.ref_logp) if len(self.ref_logp) == len(self.source) else None,
             torch.tensor(self.returns) if len(self.returns) == len(self.term) else None,
             self.spans,
+            max(self.positions, default=-1) + 1,
         )
 
 

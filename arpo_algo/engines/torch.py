@@ -24,8 +24,11 @@ from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling, c
 from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.entropy import entropy_from_logits
 from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.memory import explained
 from arpo_algo.options import opt
 from arpo_algo.precision import Resolved, WorkingCopy, autocast
+
+_SMALLER = "lower rollout.slots, rollout.max_tokens or rollout.engine_options.step_tokens"
 
 
 @dataclass(slots=True)
@@ -96,15 +99,16 @@ class TorchEngine:
         self.precision = precision
         self._copy = WorkingCopy(model) if precision == "bfloat16" and weight.dtype == torch.float32 else None
         self._run = model if self._copy is None else self._copy.model
-        self.cache = KVCache(
-            config.num_hidden_layers,
-            slots,
-            getattr(config, "num_key_value_heads", heads),
-            max_length,
-            head_dim,
-            weight.dtype if self._copy is None else torch.bfloat16,
-            str(weight.device),
-        )
+        with explained(_SMALLER):
+            self.cache = KVCache(
+                config.num_hidden_layers,
+                slots,
+                getattr(config, "num_key_value_heads", heads),
+                max_length,
+                head_dim,
+                weight.dtype if self._copy is None else torch.bfloat16,
+                str(weight.device),
+            )
         self._slots = [_Slot(i) for i in range(slots)]
         self._queue: list[Request] = []
         self._running: dict[int, _Running] = {}
@@ -130,7 +134,8 @@ class TorchEngine:
         if not self._running:
             return []
         rows = sorted(self._running.values(), key=lambda r: (len(r.fresh) > 1, r.slot.index))
-        logits = self._forward(rows)
+        with explained(_SMALLER):
+            logits = self._forward(rows)
         return sorted(self._sample(rows, logits), key=lambda e: e.id)
 
     def release(self, request_id: int) -> None:

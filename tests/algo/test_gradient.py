@@ -20,6 +20,13 @@ from arpo_algo.packing import Credited, chains, pack, split
 from arpo_algo.tree import Outcome, Tree
 
 SYSTEM = list(range(3, 20))
+#: Both layer types at once, a window shorter than a path, an unusual scale.
+GEMMA = {
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 16,
+    "initializer_range": 0.2,
+}
 KINDS = [
     ("llama", {}),
     ("qwen2", {"tie_word_embeddings": True}),
@@ -27,6 +34,8 @@ KINDS = [
     ("phi3", {}),
     ("mistral", {"sliding_window": 6}),
     ("smollm3", {}),
+    ("gemma2", GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    ("gemma3_text", GEMMA),
 ]
 
 
@@ -50,7 +59,8 @@ def packed_gradient(model: PreTrainedModel, items: list[Credited], algorithm: Al
 
 def flat_gradient(model: PreTrainedModel, items: list[Credited], algorithm: Algorithm) -> torch.Tensor:
     """No code of packing or attention: each trajectory alone through the stock model."""
-    model.set_attn_implementation("sdpa")
+    # sdpa knows no soft cap; for gemma2 the stock implementation is eager, with masks that transformers makes.
+    model.set_attn_implementation("eager" if model.config.model_type == "gemma2" else "sdpa")
     model.zero_grad()
     for number, item in enumerate(items):
         for leaf in item.tree.leaves():
