@@ -141,7 +141,7 @@ def _search_and_python(
     _check_names(tools)
     python = _python(sandbox, python_seconds) if "python" in tools else None
     if search_chars is None:
-        search_chars = 40 if "browse" in tools else 160
+        search_chars = 40 if "browse" in tools else family.snippet_chars
 
     @functools.cache
     def factory(split: str) -> list[Tool]:

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     world.add_argument("--distractors", type=float, default=0.5, metavar="0..1")
     world.add_argument("--aliases", type=float, default=0.1, metavar="0..1")
     world.add_argument("--paraphrase", type=float, default=1.0, metavar="0..1")
+    world.add_argument("--stale", type=float, default=0.0, metavar="0..1")
     embed = actions.add_parser("embed", help="add vectors to a corpus (extra: dense); goes on after an interruption")
     embed.add_argument("corpus", type=Path)
     search = actions.add_parser("search", help="ask a corpus")
@@ -70,7 +71,9 @@ def _build(args: argparse.Namespace) -> None:
     if args.name == "world":
         from arpo_env.tasks.deepsearch import World, WorldSpec
 
-        spec = WorldSpec(args.world_seed, args.pages, args.split, args.distractors, args.aliases, args.paraphrase)
+        spec = WorldSpec(
+            args.world_seed, args.pages, args.split, args.distractors, args.aliases, args.paraphrase, args.stale
+        )
         console.print(f"Drawing a world of {args.pages:,} pages.")
         index = BM25Index.build(_progress(World(spec), args.pages), args.out)
     else:

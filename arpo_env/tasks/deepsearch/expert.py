@@ -16,7 +16,7 @@ import numpy as np
 
 from arpo_env.protocol import answer_turn, result_body, tool_turn
 from arpo_env.tasks.base import Expert, Task
-from arpo_env.tasks.deepsearch.schema import RELATIONS, Relation, read_alias, read_facts
+from arpo_env.tasks.deepsearch.schema import RELATIONS, Relation, read_alias, read_date, read_facts
 
 _HIT = re.compile(r"^\[\d+\] (.+?): (.*)$(?:\n(https?://\S+)$)?", re.MULTILINE)
 _CHUNK = re.compile(r" \(chunk (\d+) of (\d+)\)$")
@@ -30,6 +30,7 @@ SLIPS = (
     "early",  # answers with what the look-up before found, or with an operand instead of computing
     "repeat",  # searches the same once more, then does as "early" (or "attribute" at the first look-up)
     "operator",  # adds where it should subtract
+    "stale",  # what an outdated version of the page says (where there is one)
 )
 
 
@@ -42,6 +43,10 @@ class _Hit:
     @property
     def facts(self) -> dict[str, str]:
         return read_facts(self.text)
+
+    @property
+    def date(self) -> int:
+        return read_date(self.text)
 
 
 @dataclass
@@ -75,9 +80,29 @@ def _is_about(hit: _Hit, name: str) -> bool:
     return name.casefold() in (hit.title.casefold(), None if alias is None else alias.casefold())
 
 
+def _newest(hits: list[_Hit], name: str) -> list[_Hit]:
+    """The hits that are the page of ``name``, without its outdated versions."""
+    about = [hit for hit in hits if _is_about(hit, name)]
+    date = max((hit.date for hit in about), default=0)
+    return [hit for hit in about if hit.date == date]
+
+
 def _find(hits: list[_Hit], name: str, relation: Relation) -> _Hit | None:
     """The page of ``name``, if it states the fact."""
-    return next((hit for hit in hits if _is_about(hit, name) and relation.id in hit.facts), None)
+    return next((hit for hit in _newest(hits, name) if relation.id in hit.facts), None)
+
+
+def _wrong_version(hits: list[_Hit], right: _Hit, name: str, relation: Relation) -> str | None:
+    """The fact as an outdated version of the page states it."""
+    facts = [hit.facts for hit in hits if _is_about(hit, name) and hit.date < right.date]
+    return next(
+        (
+            old[relation.id]
+            for old in facts
+            if old.get(relation.id, right.facts[relation.id]) != right.facts[relation.id]
+        ),
+        None,
+    )
 
 
 def _wrong_attribute(hit: _Hit, relation: Relation, last: bool, rng: np.random.Generator) -> str | None:
@@ -149,7 +174,8 @@ def _search(think: str, query: str, name: str, relation: Relation) -> Generator[
     places = [place for place, hit in enumerate(hits) if hit.url]
     if not places:
         return hits
-    place = next((place for place in places if _is_about(hits[place], name)), places[0])
+    newest = _newest([hits[place] for place in places], name)
+    place = next((place for place in places if hits[place] in newest), places[0])
     hits[place] = yield from _open(hits[place], relation)
     return hits
 
@@ -185,6 +211,8 @@ def _look_up(
     wrong: str | None = None
     if slip is not None and slip.kind == "hit":
         wrong = _wrong_hit(hits, right, relation)
+    elif slip is not None and slip.kind == "stale":
+        wrong = _wrong_version(hits, right, name, relation)
     elif slip is not None and slip.kind in ("attribute", "repeat"):
         wrong = _wrong_attribute(right, relation, last, slip.rng)
         if wrong is not None and slip.kind == "repeat":
@@ -214,6 +242,8 @@ def draw_slip(task: Task, rng: np.random.Generator, among: Sequence[str] = SLIPS
         kinds += ["early", "operator"]
     else:
         kinds += ["early", "repeat"] if hops > 1 else ["repeat"]
+    if task.meta.get("contested"):
+        kinds.append("stale")
     kinds = [kind for kind in kinds if kind in among]
     kind = kinds[int(rng.integers(len(kinds)))]
     first = 1 if kind == "early" and not task.meta["operator"] else 0

@@ -6,9 +6,13 @@ held-out success measures how well a policy searches and reads, never what it re
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +22,7 @@ from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.qa import qa_equal
 from arpo_env.search.base import SearchBackend
 from arpo_env.search.bm25 import BM25Index
+from arpo_env.search.storage import MANIFEST
 from arpo_env.tasks.base import SPLITS, Expert, Task, TaskFamily, task_rng
 from arpo_env.tasks.deepsearch.expert import SLIPS, demonstrate, draw_slip
 from arpo_env.tasks.deepsearch.questions import KIND_NAMES, compute, look_up
@@ -31,7 +36,7 @@ _NUMBER = re.compile(
 
 _lock = threading.RLock()
 _worlds: dict[WorldSpec, World] = {}
-_indexes: dict[WorldSpec, BM25Index] = {}
+_indexes: dict[tuple[WorldSpec, Path | None], BM25Index] = {}
 
 
 def world_of(spec: WorldSpec) -> World:
@@ -42,12 +47,29 @@ def world_of(spec: WorldSpec) -> World:
         return _worlds[spec]
 
 
-def index_of(spec: WorldSpec) -> BM25Index:
-    """The search index of ``spec``'s world, built once a process and shared."""
+def index_of(spec: WorldSpec, folder: Path | None = None) -> BM25Index:
+    """The search index of ``spec``'s world, built once a process (with a ``folder``: once) and shared."""
     with _lock:
-        if spec not in _indexes:
-            _indexes[spec] = BM25Index.build(world_of(spec))
-        return _indexes[spec]
+        key = (spec, folder)
+        if key not in _indexes:
+            world = world_of(spec)
+            _indexes[key] = BM25Index.build(world) if folder is None else _stored_index(world, folder)
+        return _indexes[key]
+
+
+def _stored_index(world: World, folder: Path) -> BM25Index:
+    """The index of ``world`` in ``folder``, which may hold those of other worlds; one process builds, others wait."""
+    name = f"{world.spec.split}-{hashlib.sha256(repr(world.spec).encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / name / MANIFEST).is_file():
+            index = BM25Index.load(folder / name)
+            # Another release may draw another world for the same spec.
+            some = range(0, len(world), max(1, len(world) // 16))
+            if len(index) == len(world) and all(index.pages[i] == world[i] for i in some):
+                return index
+        return BM25Index.build(iter(world), folder / name)
 
 
 class DeepSearchFamily(TaskFamily):
@@ -63,7 +85,11 @@ class DeepSearchFamily(TaskFamily):
         distractors: 0..1, near-duplicate names and pages that mention an entity without its facts.
         aliases: 0..1, the share of entities with a second name, which questions may use.
         paraphrase: 0..1, the share of wordings (questions and pages) that may differ from the first one.
+        stale: 0..1, the share of entities with an outdated version of their page beside the current one; questions
+            then say that the newest page counts.
         slips: the mistakes that flawed demonstrators make (:data:`~.expert.SLIPS`), ``attribute`` among them.
+        index_dir: keep search indexes in this folder, built once and mapped by all processes (for large worlds);
+            default: in memory.
 
     Raises:
         ConfigError: a value out of range, or options that contradict each other.
@@ -83,7 +109,9 @@ class DeepSearchFamily(TaskFamily):
         distractors: float = 0.5,
         aliases: float = 0.1,
         paraphrase: float = 1.0,
+        stale: float = 0.0,
         slips: Sequence[str] = SLIPS,
+        index_dir: str | Path | None = None,
     ) -> None:
         if not isinstance(hops, Sequence) or not hops or not all(h in range(1, MAX_HOPS + 1) for h in hops):
             raise ConfigError(f"hops must name numbers from 1 to {MAX_HOPS}, e.g. (1, 2); got {hops!r}")
@@ -111,7 +139,8 @@ class DeepSearchFamily(TaskFamily):
             raise ConfigError(f"arithmetic=1 leaves no question with one look-up: take 1 out of hops {self.hops}")
         self.arithmetic = arithmetic
         # The spec checks the rest; the other splits differ in nothing but their name.
-        self._spec = WorldSpec(world_seed, pages, "train", distractors, aliases, paraphrase)
+        self._spec = WorldSpec(world_seed, pages, "train", distractors, aliases, paraphrase, stale)
+        self._index_dir = None if index_dir is None else Path(index_dir)
 
     @classmethod
     def easy(cls, **options: Any) -> Self:
@@ -126,8 +155,7 @@ class DeepSearchFamily(TaskFamily):
         """What decides the world of ``split``."""
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        spec = self._spec
-        return WorldSpec(spec.seed, spec.pages, split, spec.distractors, spec.aliases, spec.paraphrase)
+        return replace(self._spec, split=split)
 
     def world(self, split: str) -> World:
         """The world that ``split``'s questions are about."""
@@ -135,7 +163,12 @@ class DeepSearchFamily(TaskFamily):
 
     def backend(self, split: str) -> SearchBackend:
         """The search backend over ``split``'s world; built on first use, shared by the whole process."""
-        return index_of(self.spec(split))
+        return index_of(self.spec(split), self._index_dir)
+
+    @property
+    def snippet_chars(self) -> int:
+        """How many characters of a page a search result should show, so that none is cut."""
+        return 160 if self._spec.pages <= 20_000 and not self._spec.stale else 200
 
     def task(self, seed: int, split: str, index: int) -> Task:
         rng = task_rng(self.name, seed, split, index)
@@ -155,6 +188,7 @@ class DeepSearchFamily(TaskFamily):
                 "numeric": question.answer.isdigit(),
                 "aliases": list(question.aliases),
                 "chains": question.chains,
+                **({"contested": question.contested} if self._spec.stale else {}),
             },
         )
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from arpo_env.tasks.deepsearch.schema import KINDS, RELATIONS_OF, Relation
+from arpo_env.tasks.deepsearch.schema import CHANGING, KINDS, RELATIONS_OF, Relation
 from arpo_env.tasks.deepsearch.world import Entity, World
 
 KIND_NAMES = tuple(KINDS)
@@ -24,6 +24,8 @@ _TRIES = 1000
 
 _SPANS = ("How many years passed between {a} and {b}?", "How many years after {a} was {b}?")
 _SUMS = ("What is the total {a}?", "What is the combined {a}?")
+#: In worlds with outdated pages: which of two contradicting pages counts.
+_CURRENT = ("Go by the newest page.", "The newest page counts.", "Outdated pages do not count.")
 _GAPS = ("How much larger is the {a} than the {b}?", "By how much does the {a} exceed the {b}?")
 
 
@@ -48,7 +50,10 @@ class Chain:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer and what an expert or a report needs; ``chains`` is JSON-able."""
+    """A question, its answer and what an expert or a report needs; ``chains`` is JSON-able.
+
+    ``contested`` counts the look-ups where an outdated page states another value.
+    """
 
     text: str
     answer: str
@@ -56,6 +61,7 @@ class Question:
     hops: int
     operator: str
     chains: list[dict[str, Any]]
+    contested: int = 0
 
 
 T = TypeVar("T")
@@ -125,6 +131,18 @@ class _Writer:
             phrase = self.wording(relation.phrases).format(x=phrase)
         return phrase
 
+    def end(self, text: str) -> str:
+        """The question, with which pages count where pages contradict each other."""
+        return f"{text} {self.wording(_CURRENT)}" if self._world.spec.stale > 0 else text
+
+
+def _contested(world: World, *chains: Chain) -> int:
+    return sum(
+        relation.id in CHANGING and world.outdated(entity) is not None
+        for chain in chains
+        for entity, relation in zip(chain.entities, chain.relations, strict=True)
+    )
+
 
 def _plan(chain: Chain, start: str) -> dict[str, Any]:
     steps = [[entity.id, relation.id] for entity, relation in zip(chain.entities, chain.relations, strict=True)]
@@ -149,7 +167,8 @@ def look_up(world: World, rng: np.random.Generator, hops: int, kinds: Sequence[s
             answer = str(chain.value)
         # "Mikton" may not be the answer to a question about New Mikton.
         if answer.casefold() not in text.casefold():
-            return Question(text, answer, aliases, hops, "", [_plan(chain, start)])
+            plans = [_plan(chain, start)]
+            return Question(writer.end(text), answer, aliases, hops, "", plans, _contested(world, chain))
     raise AssertionError(f"no chain of {hops} hops over {kinds} in {_TRIES} tries: {world.spec}")
 
 
@@ -193,4 +212,4 @@ def compute(world: World, rng: np.random.Generator, hops: int, kinds: Sequence[s
         text = writer.wording(_SPANS if over_years else _GAPS).format(a=phrases[0], b=phrases[1])
     answer = a.number + b.number if operator == "+" else abs(a.number - b.number)
     plans = [_plan(chain, start) for chain, start in zip((a, b), starts, strict=True)]
-    return Question(text, str(answer), (), hops, operator, plans)
+    return Question(writer.end(text), str(answer), (), hops, operator, plans, _contested(world, a, b))

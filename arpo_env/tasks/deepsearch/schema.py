@@ -168,6 +168,8 @@ FILLER = (
 )
 #: The sentence that gives an alias, in front of the others.
 ALIAS_SENTENCES = ("Also called {alias}.", "Known as {alias}.")
+#: In worlds with outdated pages: when a page was written, in front of everything, so that no snippet loses it.
+DATE_SENTENCES = ("As of {date}.", "Written in {date}.")
 
 _RELATIONS = (
     Relation(
@@ -389,6 +391,21 @@ RELATIONS_OF: Mapping[str, tuple[Relation, ...]] = {
     kind: tuple(r for r in _RELATIONS if r.kind == kind) for kind in KINDS
 }
 
+#: What an older version of a page states differently: the relations whose values change in the course of time.
+CHANGING: frozenset[str] = frozenset(
+    f"{kind}.{name}"
+    for kind, names in {
+        "person": ("spouse",),
+        "city": ("population", "mayor", "twin"),
+        "company": ("head", "seat", "factory", "staff"),
+        "book": ("translator",),
+        "university": ("students", "campus", "hospital", "rector"),
+        "river": ("engineer", "dam_year"),
+        "award": ("holder", "place"),
+    }.items()
+    for name in names
+)
+
 
 def _pattern(kind: str, sentence: str) -> re.Pattern[str]:
     """The sentence with its slots turned into groups: names are words, numbers digits."""
@@ -409,6 +426,7 @@ _READERS: Mapping[str, tuple[re.Pattern[str], ...]] = {
     for name, kind in KINDS.items()
 }
 _ALIAS_READERS = tuple(_pattern("", wording) for wording in ALIAS_SENTENCES)
+_DATE_READERS = tuple(re.compile("^" + wording.replace("{date}", r"(\d+)")) for wording in DATE_SENTENCES)
 
 
 def read_facts(text: str) -> dict[str, str]:
@@ -427,3 +445,8 @@ def read_facts(text: str) -> dict[str, str]:
 def read_alias(text: str) -> str | None:
     """The alias a page's text states, if any."""
     return next((m["alias"] for pattern in _ALIAS_READERS if (m := pattern.search(text))), None)
+
+
+def read_date(text: str) -> int:
+    """The year a page's text says it was written in; 0 if it does not say."""
+    return next((int(m[1]) for pattern in _DATE_READERS if (m := pattern.match(text))), 0)
