@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     choice = choose(args.policy, settings)
     options = RunOptions(args.out, args.samples, args.seed, args.retries, args.prices)
-    return run(choice, wanted_of(args), options, console)
+    return run(choice, wanted_of(args, choice.preset), options, console)
 
 
 def _report(args: argparse.Namespace, console: Console) -> int:

@@ -213,8 +213,12 @@ def notes(result: Result) -> list[str]:
     if part:
         shares = ", ".join(f"{n} ({config['suites'][n]['tasks']} of {config['suites'][n]['size']})" for n in part)
         out.append(f"Not the whole published set: {shares}.")
-    for name in {s["search"] for s in config["suites"].values() if s.get("search")}:
-        out.append("Search suites were answered without searching." if name == "none" else f"Search: `{name}`.")
+    for where in sorted({str(s["options"]["search"]) for s in config["suites"].values() if "search" in s["options"]}):
+        out.append(f"Search over `{where}`.")
+    if any(s["options"].get("tools") == ["python"] for s in config["suites"].values()):
+        out.append("Suites that are meant for search were answered without it.")
+    for judge in sorted({str(s["options"]["judge"]) for s in config["suites"].values() if "judge" in s["options"]}):
+        out.append(f"Judged by the language model `{judge}`.")
     retried = sum(s.retried for s in result.scores.values())
     if retried:
         out.append(f"{retried} samples needed more than one attempt, because infrastructure failed.")

@@ -9,14 +9,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from arpo_algo.episodes import TextEnv, agent
 from arpo_algo.options import override
+from arpo_algo.presets import Preset
 from arpo_env.errors import ConfigError, ToolUnavailable, unknown
 from arpo_env.suites import METRICS, Suite, list_suites, suite
 from arpo_env.suites.sources import HUB, VARIABLE
 from arpo_env.suites.suite import Domain, Generated
+
+if TYPE_CHECKING:
+    from arpo_env.rewards.judge import LLMJudge
 
 #: Value of ``--search`` that says: answer without searching.
 NO_SEARCH = "none"
@@ -32,8 +36,9 @@ class Wanted:
         task_seed: which sample of tasks, where not all are taken. Never the sampling seed: runs stay comparable.
         data_dir: folder in the published evaluation layout; None: ``$ARPO_DATA``, else the Hub.
         search: what :func:`~arpo_env.search.backends.open_backend` takes, ``none``, or None (not said).
-        metric: of question suites, see :data:`arpo_env.suites.METRICS`; with ``judge`` for ``judge``.
-        max_tool_calls, prompt: of the environments; None: each suite's own.
+        metric: of question suites, see :data:`arpo_env.suites.METRICS`. judge: ``URL#MODEL``, for ``judge``.
+        max_tool_calls, prompt: of the environments; None: the preset's, else each suite's own.
+        preset: of the checkpoint that plays.
         options: suite name -> further options of its environment.
     """
 
@@ -44,9 +49,10 @@ class Wanted:
     search: str | None = None
     retriever: str = "bm25"
     metric: str = "default"
-    judge: Any = None
+    judge: str | None = None
     max_tool_calls: int | None = None
     prompt: str | None = None
+    preset: Preset | None = None
     on_broken: str = "error"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -87,8 +93,10 @@ def names(words: Sequence[str]) -> tuple[list[str], set[str]]:
     return [name for name in list_suites() if name in named | grouped], named
 
 
-def select(wanted: Wanted) -> tuple[list[Selected], dict[str, str]]:
+def select(wanted: Wanted, judge: LLMJudge | None = None) -> tuple[list[Selected], dict[str, str]]:
     """The suites that can be had, and for the others of a group (``all`` …) the reason, which says how to get them.
+
+    ``judge``: the one that ``wanted.judge`` names.
 
     Raises:
         ConfigError: a suite that was named cannot be had, a broken row, a wrong option.
@@ -105,7 +113,7 @@ def select(wanted: Wanted) -> tuple[list[Selected], dict[str, str]]:
         reason = one.available(wanted.data_dir) or _needs_search(one, wanted)
         if reason is None:
             try:
-                selected.append(_ready(one, wanted))
+                selected.append(_ready(one, wanted, judge))
                 continue
             except ToolUnavailable as error:
                 reason = str(error)
@@ -127,48 +135,37 @@ def _needs_search(one: Suite, wanted: Wanted) -> str | None:
     )
 
 
-def _ready(one: Suite, wanted: Wanted) -> Selected:
+def _ready(one: Suite, wanted: Wanted, judge: LLMJudge | None) -> Selected:
     from_file = not isinstance(one.source, Generated)
-    options: dict[str, Any] = {}
-    if wanted.max_tool_calls is not None:
-        options["max_tool_calls"] = wanted.max_tool_calls
-    if wanted.prompt is not None:
-        options["prompt"] = wanted.prompt
-    if from_file and wanted.metric != "default" and one.domain != "code":
-        options["metric"] = wanted.metric
+    searching = "search" in one.tools and not (from_file and wanted.search == NO_SEARCH)
+    options = {} if wanted.preset is None else wanted.preset.env_options(search=searching)
+    for name, value in (("max_tool_calls", wanted.max_tool_calls), ("prompt", wanted.prompt)):
+        if value is not None:
+            options[name] = value
+    if from_file and "search" in one.tools:
+        options |= {"search": wanted.search, "retriever": wanted.retriever} if searching else {"tools": ("python",)}
+    judged = wanted.metric if from_file and one.domain != "code" else "default"
+    if judged != "default":
+        options["metric"] = judged
     options |= next((dict(o) for name, o in wanted.options.items() if suite(name).name == one.name), {})
-    live: dict[str, Any] = {"disable_env_checker": True}
-    reading: dict[str, Any] = {}
-    if from_file:
-        reading = {"data_dir": wanted.data_dir, "on_broken": wanted.on_broken}
-        if "search" in one.tools:
-            live |= _search(wanted)
-    if "metric" in options and wanted.metric == "judge":
-        live["judge"] = wanted.judge
-    env = one.make(**options, **live, **reading)
+    reading = {"data_dir": wanted.data_dir, "on_broken": wanted.on_broken} if from_file else {}
+    asked = {"judge": judge} if judged == "judge" else {}
+    env = one.make(disable_env_checker=True, **options, **reading, **asked)
     tasks = one.task_ids(wanted.tasks, seed=wanted.task_seed, **reading)
     family = agent(env).family
+    if judged == "judge":
+        options["judge"] = wanted.judge
     record = {
         "title": one.title,
         "domain": one.domain,
         "size": one.size,
         "env_id": one.env_id,
-        "options": options,
-        "search": wanted.search if from_file and "search" in one.tools else None,
+        "options": json.loads(json.dumps(options)),
         "provenance": str(getattr(family, "provenance", "generated")),
         "task_seed": wanted.task_seed,
         "first_task": _fingerprint(family.task(wanted.task_seed, "test", 0).question),
     }
     return Selected(one, env, tasks, record)
-
-
-def _search(wanted: Wanted) -> dict[str, Any]:
-    if wanted.search == NO_SEARCH:
-        return {"tools": ("python",)}
-    from arpo_env.search.backends import open_backend
-
-    assert wanted.search is not None
-    return {"search": open_backend(wanted.search, retriever=wanted.retriever)}
 
 
 def _fingerprint(value: Any) -> str:
@@ -180,8 +177,8 @@ def table(data_dir: str | None = None) -> list[tuple[Suite, str | None]]:
     return [(suite(name), suite(name).available(_folder(data_dir))) for name in list_suites()]
 
 
-def wanted_of(args: argparse.Namespace) -> Wanted:
-    """From the command line of ``run``.
+def wanted_of(args: argparse.Namespace, preset: Preset | None) -> Wanted:
+    """From the command line of ``run``; ``preset``: of the checkpoint that plays.
 
     Raises:
         ConfigError: values out of range or that contradict each other.
@@ -208,6 +205,7 @@ def wanted_of(args: argparse.Namespace) -> Wanted:
         judge=args.judge,
         max_tool_calls=args.max_tool_calls,
         prompt=args.prompt,
+        preset=preset,
         on_broken=args.on_broken,
         options=options,
     )

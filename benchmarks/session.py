@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,7 +24,10 @@ from benchmarks.prices import read_price
 from benchmarks.report import load, print_table, write_reports
 from benchmarks.runner import Runner, RunStopped, SuiteTasks
 from benchmarks.selection import Selected, Wanted, select
-from benchmarks.store import BenchFolder, Sample
+from benchmarks.store import JUDGE, BenchFolder, Sample
+
+if TYPE_CHECKING:
+    from arpo_env.rewards.judge import LLMJudge
 
 _PACKAGES = ("arpo", "gymnasium", "torch", "transformers", "vllm", "openai", "math-verify")
 #: Without a terminal a line is printed at each of these shares of a suite.
@@ -56,7 +59,7 @@ def run(choice: Choice, wanted: Wanted, options: RunOptions, console: Console) -
     """
     price = None if options.prices is None else read_price(options.prices, choice.price_name)
     with BenchFolder(options.out) as folder:
-        selected, missing = select(wanted)
+        selected, missing = select(wanted, None if wanted.judge is None else _judge(wanted.judge, options.out))
         for name, reason in missing.items():
             console.print(f"[yellow]without {name}[/]: {escape(reason)}", highlight=False, soft_wrap=True)
         record = _record(folder.config, choice, selected, options, missing)
@@ -97,6 +100,15 @@ def report(path: Path, console: Console) -> int:
         console.print(f"[yellow]{left} samples are not run yet.[/] The same command goes on.")
     console.print("Reports: " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
     return 1 if void or left else 0
+
+
+def _judge(word: str, out: Path) -> LLMJudge:
+    from arpo_env.chat import ChatClient
+    from arpo_env.rewards.judge import LLMJudge
+    from arpo_env.search.cache import Cassette
+
+    url, _, model = word.removeprefix("openai:").partition("#")
+    return LLMJudge(ChatClient(url, model), Cassette(out / JUDGE))
 
 
 def _saved(folder: BenchFolder, what: str) -> str:

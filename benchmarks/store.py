@@ -19,6 +19,8 @@ from arpo_algo.errors import ConfigError
 from arpo_algo.runfolder import RunFolder
 
 LOG = "samples.jsonl"
+#: Verdicts of a judge, kept so that a run can be scored again without asking.
+JUDGE = "judge.sqlite"
 FORMAT = 1
 #: (suite, task id, sample number)
 Key = tuple[str, str, int]
@@ -90,7 +92,9 @@ class BenchFolder:
 
     def _read_config(self) -> dict[str, Any] | None:
         found = read_config(self.path)
-        if found is None and any(p.name != ".lock" for p in self.path.iterdir()):
+        # Without its configuration a folder is one in which nothing has begun yet: a policy failed its check.
+        begun = {p.name.removesuffix("-wal").removesuffix("-shm") for p in self.path.iterdir()} - {".lock", LOG, JUDGE}
+        if found is None and begun:
             raise ConfigError(f"{self.path} holds files but no benchmark run; choose an empty or new folder")
         return found
 

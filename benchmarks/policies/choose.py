@@ -15,12 +15,14 @@ from typing import Any
 from arpo_algo.engines.base import Sampling
 from arpo_algo.episodes import Policy
 from arpo_algo.errors import ConfigError, unknown
+from arpo_algo.presets import PRESETS, Preset, find
 
 #: What a word may be, for help and messages.
 WORDS: Mapping[str, str] = {
     "expert": "each family's scripted expert (the ceiling; sets read from files replay their gold answers)",
     "random": "well-formed turns without sense (the floor)",
     "script:MODULE.FUNCTION": "a Python function: the chat so far -> the next assistant turn",
+    "PRESET": "a published ARPO checkpoint with its own prompt and sampling, e.g. Qwen2.5-3B-ARPO (from the Hub)",
     "FOLDER | OWNER/NAME | smollm2": "a local folder, Hub name or the embedded model, by the torch engine",
     "ENGINE:MODEL": "the same by another engine, e.g. vllm:OWNER/NAME",
     "openai:URL#MODEL": "an OpenAI-compatible endpoint, as openai:http://127.0.0.1:8000/v1#qwen; key: $OPENAI_API_KEY",
@@ -50,12 +52,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A policy that has been chosen and not yet built. ``record`` is JSON-able; ``price_name``: for the price table."""
+    """A policy that has been chosen and not yet built. ``record`` is JSON-able; ``price_name``: for the price table.
+
+    ``preset``: how a published checkpoint wants to be run, known by the last part of its name, wherever it is served.
+    """
 
     name: str
     record: Mapping[str, Any]
     build: Callable[[], Policy]
     price_name: str = ""
+    preset: Preset | None = None
 
 
 def choose(word: str, settings: Settings) -> Choice:
@@ -66,6 +72,8 @@ def choose(word: str, settings: Settings) -> Choice:
     """
     if settings.concurrency is not None and settings.concurrency < 1:
         raise ConfigError(f"concurrency must be >= 1, got {settings.concurrency}")
+    if word in PRESETS:
+        word = PRESETS[word].checkpoint
     kind, _, rest = word.partition(":")
     if word in ("expert", "random"):
         return _scripted(word, settings)
@@ -100,9 +108,11 @@ def _endpoint(rest: str, settings: Settings) -> Choice:
     url, _, model = rest.partition("#")
     if not url or not model:
         raise ConfigError(f"openai:{rest} must be openai:URL#MODEL, e.g. openai:http://127.0.0.1:8000/v1#qwen")
-    sampling = _sampling(settings, top_k=0)
-    max_turn_tokens, max_tokens = settings.max_turn_tokens or 4096, settings.max_tokens or 32768
-    layout: Any = settings.layout or "turns"
+    preset = find(model)
+    sampling = _sampling(settings, top_k=0 if preset is None else preset.sampling.top_k)
+    max_turn_tokens, max_tokens = _budgets(settings, preset, 4096, 32768)
+    # The checkpoints were trained with results inside the assistant's one message.
+    layout: Any = settings.layout or ("turns" if preset is None else "inline")
     client = ChatClient(url, model, timeout=settings.request_seconds)
 
     def build() -> Policy:
@@ -124,7 +134,7 @@ def _endpoint(rest: str, settings: Settings) -> Choice:
         "max_turn_tokens": max_turn_tokens,
         "max_tokens": max_tokens,
     }
-    return Choice(f"openai:{url}#{model}", record, build, model)
+    return Choice(f"openai:{url}#{model}", record, build, model, preset)
 
 
 def _local(word: str, settings: Settings) -> Choice:
@@ -136,7 +146,8 @@ def _local(word: str, settings: Settings) -> Choice:
     chosen = engines.choose(engine, {})
     source = str(models.resolve(model))
     sampling = _sampling(settings, top_k=20)
-    max_turn_tokens, max_tokens = settings.max_turn_tokens or 512, settings.max_tokens or 2048
+    preset = find(model)
+    max_turn_tokens, max_tokens = _budgets(settings, preset, 512, 2048)
     concurrency = settings.concurrency or 16
 
     def build() -> Policy:
@@ -170,7 +181,7 @@ def _local(word: str, settings: Settings) -> Choice:
         "max_turn_tokens": max_turn_tokens,
         "max_tokens": max_tokens,
     }
-    return Choice(word, record, build, model)
+    return Choice(word, record, build, model, preset)
 
 
 def _engine_and_model(word: str) -> tuple[str, str]:
@@ -190,9 +201,16 @@ def _engine_and_model(word: str) -> tuple[str, str]:
     if word.count("/") == 1 and all(word.split("/")):
         return "torch", word
     raise ConfigError(
-        f"{unknown('policy', word, ['expert', 'random', 'smollm2'])}; or one of:\n"
+        f"{unknown('policy', word, ['expert', 'random', 'smollm2', *PRESETS])}; or one of:\n"
         + "\n".join(f"  {form}: {meaning}" for form, meaning in WORDS.items())
     )
+
+
+def _budgets(settings: Settings, preset: Preset | None, turn: int, episode: int) -> tuple[int, int]:
+    """Tokens of a turn and of an episode: the user's, else the preset's, else the defaults given."""
+    if preset is not None:
+        turn, episode = preset.max_turn_tokens, preset.max_tokens
+    return settings.max_turn_tokens or turn, settings.max_tokens or episode
 
 
 def _sampling(settings: Settings, top_k: int) -> Sampling:
