@@ -172,10 +172,11 @@ class WorkerPool:
                 except BaseException:
                     self._drop(worker)
                     raise
+                if reply.get("error") == "MemoryError":
+                    self._drop(worker)  # what a library holds after that is anybody's guess
+                    raise WorkerLost("memory")
                 with self._lock:
                     self._idle.append(worker)
-                if reply.get("error") == "MemoryError":
-                    raise WorkerLost("memory")
                 return reply
         raise AssertionError("unreachable")
 

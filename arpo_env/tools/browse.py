@@ -34,7 +34,7 @@ _VERSION = 1
 _FIND = re.compile(r"(?:^|\s)find:", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:chunk\s*)?#?(\d{1,6})", re.IGNORECASE)
 #: An address and a chunk's number after it.
-_NUMBERED = re.compile(r"(.*\S)\s+(?:chunk\s*)?#?(\d{1,6})", re.IGNORECASE | re.DOTALL)
+_NUMBERED = re.compile(r"(.*?\S)\s+(?:chunk\s*)?#?(\d{1,6})", re.IGNORECASE | re.DOTALL)
 _TITLE_CHARS = 80
 _PASSAGES = 5
 _HELP = "write a URL, a URL and a chunk number, or a URL and find: words"

@@ -89,9 +89,12 @@ def parse_url(url: str) -> Target:
 def _host(host: str) -> str:
     if ":" in host:
         try:
-            return str(IPv6Address(host))
+            address = IPv6Address(host)
         except ValueError:
-            raise Refusal(f"{host!r} is no IPv6 address") from None
+            address = None
+        if address is None or address.scope_id is not None:  # "fe80::1%eth0" names an interface of this machine
+            raise Refusal(f"{host!r} is no IPv6 address of the web")
+        return str(address)
     try:
         # The codec folds look-alikes (full-width digits), so what comes out is what is checked below.
         host = host.encode("idna").decode()

@@ -70,7 +70,7 @@ def decode(body: bytes, declared: str) -> str:
 def _charset(label: str) -> str:
     try:
         name = codecs.lookup(label.strip()).name if label.isascii() and label else ""
-    except LookupError:
+    except (LookupError, ValueError):
         return ""
     return name if _CHARSETS.fullmatch(name) else ""
 
