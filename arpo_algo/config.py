@@ -103,6 +103,9 @@ class RunConfig:
     device: str = opt("auto", "cpu, cuda, cuda:1 …; auto: a GPU when there is one")
     seed: int = opt(0, "the one seed of the run")
     steps: int = opt(100, "training steps")
+    max_minutes: float | None = opt(
+        None, "begin no training step that would not leave time for the last evaluation; none: no limit"
+    )
     save_every: int = opt(
         10, "checkpoint each so many steps (of the cold start, too); 0: only at its end and at the end"
     )
@@ -135,6 +138,8 @@ class RunConfig:
         ):
             if value < least:
                 raise ConfigError(f"{name} must be >= {least}, got {value}")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ConfigError(f"max_minutes must be > 0 (or none), got {self.max_minutes}")
         if self.rollout.temperature <= 0:
             raise ConfigError(
                 f"rollout.temperature must be > 0 in training, got {self.rollout.temperature}: "
