@@ -105,6 +105,15 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
     return out
 
 
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, section by section."""
+    out = _copy(below)
+    for key, value in above.items():
+        at = out.get(key)
+        out[key] = merge(at, value) if isinstance(at, dict) and isinstance(value, Mapping) else value
+    return out
+
+
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 

@@ -72,6 +72,8 @@ class AgentEnv(gymnasium.Env[str, str]):
         on_malformed: ``end`` ends the episode with the format penalty, as the paper's rollouts do;
             ``tell`` answers with the reason, and goes on; the penalty still falls due at the end.
         require_think: a well-formatted episode holds at least one ``<think>`` block.
+        thought_opened: the policy's chat template writes the first ``<think>`` itself (QwQ's does), so the policy's
+            first turn begins inside that block.
         reward: terms of the reward, see :class:`arpo_env.rewards.arpo.ArpoReward`.
 
     Raises:
@@ -93,6 +95,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         prompt: str = "compact",
         on_malformed: Literal["end", "tell"] = "end",
         require_think: bool = True,
+        thought_opened: bool = False,
         reward: ArpoReward | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         self.prompt = prompt
         self.on_malformed = on_malformed
         self.require_think = require_think
+        self.thought_opened = thought_opened
         self.reward = ArpoReward() if reward is None else reward
         self.render_mode = render_mode
         self.observation_space = UnicodeText()
@@ -192,7 +196,7 @@ class AgentEnv(gymnasium.Env[str, str]):
         raw = self.family.answer_format == "raw"
         prompt = system_prompt(self.prompt, list(toolbox.values()), raw)
         messages = [{"role": "system", "content": prompt}, {"role": "user", "content": task.question}]
-        self._episode = _Episode(task, messages)
+        self._episode = _Episode(task, messages, thoughts_opened=int(self.thought_opened))
         self.tool_seconds = 0.0
         return task.question, self._info()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,14 +31,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration values, see below")
 
 
-def load_config(args: argparse.Namespace, base: Path | None = None) -> RunConfig:
-    """The configuration of ``args``: the file (else ``base``), then the overrides."""
+def load_config(
+    args: argparse.Namespace, base: Path | None = None, defaults: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The configuration of ``args``: ``defaults``, over them the file (else ``base``), over it the overrides."""
     from arpo_algo import options
     from arpo_algo.config import RunConfig
 
     file = args.config or base
     values = options.read(file) if file else {}
-    return options.load(RunConfig, options.override(values, args.overrides))
+    return options.load(RunConfig, options.override(options.merge(defaults or {}, values), args.overrides))
 
 
 def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> None:
