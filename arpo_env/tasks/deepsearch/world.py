@@ -177,7 +177,7 @@ class World(Sequence[Page]):
         """The outdated pages: whose they are, what they state, when all pages were written, and their order."""
         total = self.spec.pages - sum(self.counts.values())
         sizes = [self.counts[kind] for kind in _OLD_KINDS]
-        ends = np.cumsum(sizes)
+        ends: Ints = np.cumsum(sizes, dtype=np.int64)
         picks = np.sort(rng.choice(int(ends[-1]), total, replace=False))
         kinds = np.searchsorted(ends, picks, side="right")
         self._old_subjects = (kinds, picks - (ends - sizes)[kinds])
