@@ -5,6 +5,10 @@ engine. So one engine is used directly and its status is watched: a throttled or
 :class:`Throttled` error, an empty page that was really served is an empty list. All processes share one
 :class:`~arpo_env.search.gate.Gate`. Nothing is sent before the first query.
 
+What an engine sends is bounded in time (by ddgs' client) and size, and it may redirect to itself only. That client
+passes for a browser and honours the proxy settings of the host, as ddgs has it; the page reader
+(:mod:`arpo_env.web.live`) does neither.
+
 Record what you search (:mod:`arpo_env.search.cache`): the live web is never the same twice.
 """
 
@@ -17,15 +21,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
+from urllib.parse import urljoin, urlsplit
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
 from arpo_env.search.base import Hit
 from arpo_env.search.gate import Gate, cache_folder
+from arpo_env.web.extract import decode
 
 #: Pages that are served with status 200 in place of results when an engine takes one for a robot.
 _CHALLENGE = re.compile(
     r"captcha|unusual traffic|anomaly[-_. ]?(?:modal|detect|\.js)|are you a (?:robot|human)", re.IGNORECASE
 )
+
+
+#: Longest reply that is read, decompressed; a page of results has some tens of kilobytes.
+_MAX_BYTES = 4 << 20
+_MAX_REDIRECTS = 3
 
 
 class Throttled(InfraError):
@@ -131,7 +142,7 @@ class LiveSearch:
 
 
 class DdgsFetcher:
-    """One request to one ddgs engine, its HTTP status kept.
+    """One query to one ddgs engine, its HTTP status kept.
 
     Raises:
         ToolUnavailable: see :class:`LiveSearch`.
@@ -151,9 +162,7 @@ class DdgsFetcher:
         self._local = threading.local()
         for method in ("search", "request"):
             if not callable(getattr(self._engine_class, method, None)):
-                raise ToolUnavailable(
-                    f"this release of ddgs has no engine.{method}; use ddgs 9 (pip install 'arpo[web]')"
-                )
+                raise _other_release(f"engine.{method}")
 
     def __call__(self, query: str) -> Reply:
         engine = self._engine()
@@ -179,13 +188,43 @@ class DdgsFetcher:
             engine: Any = self._engine_class(timeout=max(1, round(self._timeout)))
             if self._search_url is not None:
                 engine.search_url = self._search_url
-            client = engine.http_client
+            client = getattr(engine.http_client, "client", None)
+            if client is None:
+                raise _other_release("http_client.client")
 
-            def request(*arguments: Any, **options: Any) -> str | None:
-                reply = client.request(*arguments, **options)
-                self._local.status, self._local.text = int(reply.status_code), str(reply.text)
-                return self._local.text if self._local.status == 200 else None
+            def request(method: str, url: str, **options: Any) -> str | None:
+                self._local.status, self._local.text = 0, ""
+                status, text = _read(client, method, url, options)
+                self._local.status, self._local.text = status, text
+                return text if status == 200 else None
 
             engine.request = request
             self._local.engine = engine
         return self._local.engine
+
+
+def _read(client: Any, method: str, url: str, options: dict[str, Any]) -> tuple[int, str]:
+    """(status, text) of a reply, read with a limit; redirects are followed within the host that was asked.
+
+    Raises:
+        OSError: the reply is too large, or leads astray.
+    """
+    host = urlsplit(url).netloc
+    for _ in range(_MAX_REDIRECTS + 1):
+        with client.request(method, url, stream=True, follow_redirects=False, **options) as reply:
+            status, location = int(reply.status_code), reply.headers.get("location", "")
+            if not (300 <= status < 400 and location):
+                body = bytearray()
+                for part in reply.iter_bytes(1 << 16):
+                    body += part
+                    if len(body) > _MAX_BYTES:
+                        raise OSError(f"the reply is larger than {_MAX_BYTES} bytes")
+                return status, decode(bytes(body), str(reply.encoding or ""))
+        method, url, options = "GET", urljoin(url, location), {}
+        if urlsplit(url).netloc != host:
+            raise OSError(f"it redirects to another host ({urlsplit(url).netloc[:100]})")
+    raise OSError(f"it redirects more than {_MAX_REDIRECTS} times")
+
+
+def _other_release(missing: str) -> ToolUnavailable:
+    return ToolUnavailable(f"this release of ddgs has no {missing}; use ddgs 9 (pip install 'arpo[web]')")

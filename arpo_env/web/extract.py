@@ -39,8 +39,8 @@ _CHARSETS = re.compile(
     r"ascii|utf-(?:8|16(?:-[bl]e)?)|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|big5(?:hkscs)?|gb(?:2312|k|18030)|hz"
     r"|euc_\w+|shift_jis\w*|iso2022_\w+|johab|tis-620"
 )
-#: As many characters in a hundred may be undecodable before a declared charset is not believed.
-_WRONG_SHARE = 0.01
+#: A charset is believed when this many characters beyond ASCII decode for each one that does not.
+_RIGHT_PER_WRONG = 10
 _BLANKS = re.compile(r"[^\S\n]+")
 _BREAKS = re.compile(r"\s*\n\s*")
 
@@ -56,11 +56,11 @@ def decode(body: bytes, declared: str) -> str:
         # The web says Latin-1 and means Windows-1252.
         name = _charset(label)
         candidates.append("cp1252" if name in ("iso8859-1", "ascii") else name)
-    best, least = "", 2.0
+    best, least = "", len(body) + 1
     for name in dict.fromkeys(filter(None, candidates)):
         text = body.decode(name, "replace")
-        wrong = text.count("\ufffd") / max(len(text), 1)
-        if wrong <= _WRONG_SHARE:
+        wrong = text.count("\ufffd")
+        if not wrong or len(text) - len(text.encode("ascii", "ignore")) - wrong >= _RIGHT_PER_WRONG * wrong:
             return text
         if wrong < least:
             best, least = text, wrong
