@@ -1,10 +1,11 @@
-"""Hours of training steps on a tiny model, watched from inside: do memory, descriptors, threads and processes stay flat?
+"""Hours of training steps on a tiny model, watched from inside: do memory, descriptors and processes stay flat?
 
     python -m benchmarks.soak --minutes 60 --out runs/soak
 
 The policy is random, so its turns are replaced by tool calls and answers, drawn from what it wrote: sandbox forks,
-searches, clones and failures go on for hours whatever the model learns. Needs no network and no downloaded model. Rows go to OUT/soak.jsonl, a summary to the terminal and OUT/soak.json: the
-mean of each figure over the first and the last quarter of the samples, the first ten percent (warming up) left out.
+searches, clones and failures go on for hours whatever the model learns. Needs no network and no downloaded model.
+Rows go to OUT/soak.jsonl, a summary to the terminal and OUT/soak.json: the mean of each figure over the first and the
+last quarter of the samples, the first ten percent (warming up) left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from arpo_algo import options
 from arpo_algo.config import RunConfig
 from arpo_algo.trainer import Trainer
 from benchmarks.tiny import save_model
-
 
 _TURNS = (
     "<think>x</think><python>import random\nvalues = list(range(1000))\nprint(sum(values), len(values))</python>",

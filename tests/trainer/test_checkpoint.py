@@ -38,10 +38,15 @@ def test_order_is_that_of_the_run() -> None:
 def test_nothing_is_there_until_it_is_whole(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     make(store, "step-000001")
-    with pytest.raises(OSError, match="No space"), store.writing("step-000002") as folder:
-        (folder / "half").write_bytes(b"x")
-        assert [p.name for p in store.paths()] == ["step-000001"]
-        raise OSError(28, "No space left on device")
+
+    def write_half() -> None:
+        with store.writing("step-000002") as folder:
+            (folder / "half").write_bytes(b"x")
+            assert [p.name for p in store.paths()] == ["step-000001"]
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_half()
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"], "what was half written is gone"
     verify(tmp_path / "step-000001")
 

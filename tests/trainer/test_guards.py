@@ -72,8 +72,8 @@ def test_the_reward_falls_after_it_rose() -> None:
     watch = guards()
     rise = [watch.check(s, {**QUIET, "reward": min(1.0, s / 20)}) for s in range(40)]
     assert not any(rise)
-    fall = [[a.name for a in watch.check(s, {**QUIET, "reward": 0.0})] for s in range(40, 60)]
-    assert sum(fall, []) == ["reward_drop"]
+    fall = [a.name for s in range(40, 60) for a in watch.check(s, {**QUIET, "reward": 0.0})]
+    assert fall == ["reward_drop"]
 
 
 def test_a_noisy_start_is_no_drop() -> None:

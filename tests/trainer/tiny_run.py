@@ -30,7 +30,6 @@ from arpo_algo.config import RunConfig
 from arpo_algo.runfolder import read_rows
 from arpo_algo.trainer import Trainer
 
-
 engines.list_engines()  # imports them once, in the fork server
 
 
@@ -92,9 +91,9 @@ def differences(a: Any, b: Any, at: str = "") -> list[str]:
     return [] if a == b else [f"{at}: {a!r} != {b!r}"]
 
 
-def config(model: Path, **changes: Any) -> RunConfig:
+def config(folder: Path, /, **changes: Any) -> RunConfig:
     """``changes``: dotted keys."""
-    values = {**VALUES, "model": str(model)}
+    values = {**VALUES, "model": str(folder)}
     return options.load(RunConfig, options.override(values, [f"{k}={json.dumps(v)}" for k, v in changes.items()]))
 
 
