@@ -29,6 +29,8 @@ _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"), ("**", 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|operatorname|mbox|emph)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _BARE_FRAC = re.compile(r"\\frac\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
+#: The sign √ reaches over a whole number or a bracket, where LaTeX's bare ``\\sqrt`` takes one digit.
+_ROOT_SIGN = re.compile(r"√\s*(?:(\d+(?:\.\d+)?)|\(([^()]*)\))")
 _BARE_SQRT = re.compile(r"\\sqrt\s*(\d)")
 
 
@@ -74,6 +76,7 @@ def clean(text: str) -> str:
     >>> clean(r"$\left( 3,\; \dfrac12 \right)$.")
     '( 3, \\frac{1}{2} )'
     """
+    text = _ROOT_SIGN.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     text = _strip_pairs(text.translate(_TRANSLATE).strip().rstrip(".,;").strip())
     text = text.replace("{,}", ",").replace(r"\%", "%")
     text = _NOTHING.sub("", _SPACING.sub(" ", text))

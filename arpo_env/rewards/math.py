@@ -20,6 +20,7 @@ from functools import lru_cache
 
 from arpo_env.errors import ConfigError
 from arpo_env.rewards.base import Verdict
+from arpo_env.rewards.inequalities import as_interval, is_interval
 from arpo_env.rewards.latex import balanced, clean, flatten
 from arpo_env.rewards.literals import Number, numbers_equal, parse_number
 from arpo_env.rewards.math_verify_pool import MathVerifyPool
@@ -134,6 +135,10 @@ def _math_equal(answer: str, gold: str) -> Verdict:
         return Verdict(0.0, f"brackets nested deeper than {MAX_DEPTH}")
     if _too_high(answer_latex):
         return Verdict(0.0, "a tower of powers too high to compute")
+    for one, other in ((answer_latex, gold_latex), (gold_latex, answer_latex)):
+        if is_interval(other) and (meant := as_interval(one)) is not None:
+            answer_latex, gold_latex = (meant, other) if one is answer_latex else (other, meant)
+            break
     if "=" not in gold_latex:
         answer_latex = _values_of_one_name(answer_latex)
     if len(_split_top(answer_latex)) > 1 and "=" not in gold_latex:

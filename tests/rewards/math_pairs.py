@@ -116,6 +116,9 @@ EQUAL = {
         ("2 dozen", "24"),
     ],
     "units": [
+        ("1.5 hours", "90 minutes"),
+        ("2 ft", "24 inches"),
+        ("60 mph", "60 miles per hour"),
         ("5 cm", "5"),
         ("5", "5 cm"),
         (r"5\text{ cm}", "5 cm"),
@@ -138,6 +141,8 @@ EQUAL = {
         ("7 days", "1 week"),
     ],
     "degrees": [
+        ("36 degrees", r"36^\circ"),
+        (r"\frac{\pi}{4}", r"45^\circ"),
         ("90", r"90^\circ"),
         (r"90^{\circ}", r"90^\circ"),
         ("90°", r"90^\circ"),
@@ -149,6 +154,9 @@ EQUAL = {
         (r"\text{90 degrees}", "90"),
     ],
     "roots and pi": [
+        ("3√13", r"3\sqrt{13}"),
+        ("√(2)/2", r"\frac{\sqrt2}{2}"),
+        ("2.449490", r"\sqrt{6}"),
         (r"\sqrt{4}", "2"),
         (r"\sqrt2", r"\sqrt{2}"),
         (r"11\sqrt2", r"\sqrt{242}"),
@@ -230,6 +238,8 @@ EQUAL = {
         (r"(2,2,3)", r"\left(2,2,3\right)"),
     ],
     "sets and lists": [
+        ("1, 2 and 3", "1,2,3"),
+        (r"\{\frac12, 2\}", r"\{2, 0.5\}"),
         ("-2,1", "1,-2"),
         ("5, 3, 7", "3, 5, 7"),
         (r"\{2,1\}", r"\{1,2\}"),
@@ -247,6 +257,14 @@ EQUAL = {
         ("x=1,x=3", "1, 3"),
     ],
     "intervals": [
+        ("-3 ≤ x ≤ 5", r"[-3, 5]"),
+        (r"x \le 3", r"(-\infty,3]"),
+        ("2 < x < 5", "(2,5)"),
+        ("5 > x > 2", "(2,5)"),
+        (r"x < -2 \text{ or } x > 2", r"(-\infty,-2) \cup (2,\infty)"),
+        ("(2,5]", r"2 < y \leq 5"),
+        (r"3 \geq t", r"(-\infty, 3]"),
+        (r"[0.5, 2]", r"\left[\frac12,2\right]"),
         ("(1, 2]", "(1,2]"),
         (r"(-\infty,2]", r"\left(-\infty, 2\right]"),
         (r"(4,\infty)\cup(-\infty,-4)", r"(-\infty,-4)\cup (4,\infty)"),
@@ -256,6 +274,8 @@ EQUAL = {
         ("(−∞, 3)", r"(-\infty,3)"),
     ],
     "matrices": [
+        (r"\begin{pmatrix} 0.5 \\ -2 \end{pmatrix}", r"\begin{pmatrix} \frac12 \\ -2 \end{pmatrix}"),
+        (r"\begin{pmatrix} 2 & 1 \\ 3 & 4 \end{pmatrix}", r"\begin{bmatrix} 1+1 & 1 \\ 3 & 2^2 \end{bmatrix}"),
         (r"\begin{bmatrix}1&2\\3&4\end{bmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
         (r"\begin{pmatrix} 0.5 \\ 1 \end{pmatrix}", r"\begin{pmatrix} \frac{1}{2} \\ 1 \end{pmatrix}"),
         (r"\begin{pmatrix}1 & 0 \\ 0 & 1\end{pmatrix}", r"\begin{pmatrix} 1&0\\0&1 \end{pmatrix}"),
@@ -327,6 +347,8 @@ UNEQUAL = {
     ],
     "thousands": [("1,000", "1"), ("1,00", "100"), ("10,000", "1000"), ("1,000", "1.000"), ("12,34", "1234")],
     "decimals": [
+        ("3.15", "3.14"),
+        ("0.667", "2/3"),
         ("0.5", "0.05"),
         ("0.33", "1/3"),
         ("0.333", "1/3"),
@@ -373,6 +395,7 @@ UNEQUAL = {
         ("2 km", "2 m"),
     ],
     "degrees": [
+        (r"36^\circ", r"37^\circ"),
         ("90", r"\frac{\pi}{2}"),
         (r"90^\circ", r"180^\circ"),
         (r"45^\circ", r"\frac{\pi}{2}"),
@@ -450,6 +473,11 @@ UNEQUAL = {
         ("35", "3, 5"),
     ],
     "intervals": [
+        ("2 < x < 5", "[2,5]"),
+        (r"x \le 3", r"(-\infty,3)"),
+        ("x > 3", r"(-\infty,3)"),
+        ("2 < x > 1", "(1,2)"),
+        (r"(-\infty,3)", r"(-\infty,3]"),
         ("[1,2]", "(1,2)"),
         ("(1,2]", "[1,2)"),
         ("(1,3)", "(1,2)"),
@@ -460,6 +488,8 @@ UNEQUAL = {
         (r"\infty", r"-\infty"),
     ],
     "matrices": [
+        (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}"),
+        (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
         (r"\begin{pmatrix}1&2\\3&5\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
         (r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
