@@ -38,7 +38,9 @@ def token_logprobs(
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    logp, entropy = _Head.apply(hidden, weight, bias, target, temperature, softcap, rows)
+    logp, entropy = _Head.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, target, temperature, softcap, rows
+    )
     return logp, entropy if entropy_gradient else entropy.detach()
 
 
@@ -79,7 +81,7 @@ class _Head(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, grad_logp: torch.Tensor | None, grad_entropy: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:

@@ -118,9 +118,9 @@ def split(items: Sequence[Credited], max_tokens: int) -> list[list[Credited]]:
     return packs
 
 
-def pack(items: Sequence[Credited]) -> Pack:
-    """Lay trees out in one row."""
-    row = _Row(_shared_prefix([i.tree.nodes[0].tokens for i in items]))
+def pack(items: Sequence[Credited], *, share: bool = True) -> Pack:
+    """Lay trees out in one row. ``share``: compute the prefix that all prompts begin with once."""
+    row = _Row(_shared_prefix([i.tree.nodes[0].tokens for i in items]) if share else [])
     for item in items:
         row.add(item)
     return row.done()

@@ -60,7 +60,7 @@ class WorkingCopy:
 
     def __init__(self, model: PreTrainedModel) -> None:
         share = {id(p): p for p in model.parameters()}
-        self.model: PreTrainedModel = copy.deepcopy(model, share)  # type: ignore[arg-type]
+        self.model: PreTrainedModel = copy.deepcopy(model, share)
         self._pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         for layer in self.model.modules():
             if not isinstance(layer, torch.nn.Linear):

@@ -78,7 +78,7 @@ def tree_attention(
     Returns:
         [1, T, H, D].
     """
-    out: torch.Tensor = _TreeAttention.apply(q, k, v, made, scale, window, softcap)
+    out: torch.Tensor = _TreeAttention.apply(q, k, v, made, scale, window, softcap)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -150,7 +150,7 @@ class _TreeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         made, scale, window, softcap = ctx.rest

@@ -1,0 +1,349 @@
+"""The update on trees against the update on separate trajectories: same tokens, model, number format and loss.
+
+    python -m benchmarks.speed.update                       # SmolLM2's shape, one tree a prompt length
+    python -m benchmarks.speed.update --layers 8 --trl /path/to/python-with-trl
+
+Methods: ``tree`` (ours: each unique token once), ``flat`` (ours, each trajectory a segment of its own), ``padded``
+(stock transformers, micro-batches padded to their longest trajectory, full logits of the completions), ``trl``
+(GRPOTrainer's own loss function, with a Python that has trl). Each runs in a process of its own, whose peak memory is
+its; one untimed pass comes first. Before that, each method's float32 gradient is compared with the tree's.
+Times are CPU seconds of the process unless ``--wall``: on a machine that others use too, only those compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arpo_algo.advantages import term_weights
+from arpo_algo.algorithms import make
+from arpo_algo.attention import use_arpo_attention
+from arpo_algo.learner import Algorithm, loss_of, score
+from arpo_algo.packing import Credited, chains, pack, split
+from arpo_algo.precision import Resolved, autocast
+from arpo_algo.tree import Tree
+from benchmarks.speed import shapes
+
+METHODS = ("tree", "flat", "padded")
+MICRO_BATCH = 4  # trajectories a padded micro-batch
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one tree."""
+
+    method: str
+    prompt: int
+    layers: int
+    precision: Resolved
+    threads: int
+    repeats: int
+    gradient: str = ""  # where to save it
+    seed: int = 0
+
+    def tree(self) -> Tree:
+        return shapes.tree(shapes.Shape(prompt=self.prompt), np.random.default_rng([self.seed, self.prompt]))
+
+
+def algorithm() -> Algorithm:
+    """Token mean, no dual clip: what TRL calls ``dapo`` with its default clip range."""
+    return make("arpo", M=16, N=8, dual_clip=None)
+
+
+def credited(tree: Tree) -> Credited:
+    how = algorithm()
+    (weights,) = term_weights([tree], how.aggregation, shared_once=False)
+    return Credited(tree, how.advantages([tree])[0], weights)
+
+
+# ------------------------------------------------------------------ the methods: a pass is one tree's gradient
+
+
+def tree_pass(job: Job, tree: Tree, model: Any) -> None:
+    use_arpo_attention(model)
+    made = pack([credited(tree)])
+    with autocast(job.precision, torch.device("cpu")):
+        out = score(model, made)
+    loss_of(made, out, algorithm()).loss.backward()
+
+
+def flat_pass(job: Job, tree: Tree, model: Any) -> None:
+    """The same code on trees of one trajectory each; packs are no larger than the tree's, so memory compares."""
+    use_arpo_attention(model)
+    whole = credited(tree)
+    items = []
+    for leaf, chain in zip(tree.leaves(), chains(tree), strict=True):
+        last = chain.leaves()[0].id
+        names = dict(zip((n.id for n in tree.path(leaf.id)), (n.id for n in chain.path(last)), strict=True))
+        own = [key for key in whole.credit if key[0] == leaf.id]
+        items.append(
+            Credited(
+                chain,
+                {(last, names[node]): whole.credit[leaf.id, node] for _, node in own},
+                {(last, names[node]): whole.weight[leaf.id, node] for _, node in own},
+            )
+        )
+    for group in split(items, max(tree.n_tokens, *(i.tree.n_tokens for i in items))):
+        made = pack(group, share=False)
+        with autocast(job.precision, torch.device("cpu")):
+            out = score(model, made)
+        loss_of(made, out, algorithm()).loss.backward()
+
+
+@dataclass
+class Padded:
+    """Trajectories as TRL has them: prompt and completion apart, completions padded on the right. All [B, …]."""
+
+    prompt: torch.Tensor
+    completion: torch.Tensor
+    mask: torch.Tensor
+    sampled: torch.Tensor
+    advantage: torch.Tensor
+
+    @classmethod
+    def of(cls, tree: Tree) -> Padded:
+        leaves = tree.leaves()
+        start = tree.nodes[0].end
+        rows = [tree.tokens(leaf.id)[start:] for leaf in leaves]
+        width = max(map(len, rows))
+        completion, mask, sampled = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
+        for i, (leaf, row) in enumerate(zip(leaves, rows, strict=True)):
+            completion[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+            for node in tree.path(leaf.id):
+                if node.kind == "action":
+                    sampled[i, node.start - start : node.end - start] = 1
+        credit = credited(tree).credit
+        advantage = torch.tensor([float(credit[leaf.id, leaf.id]) for leaf in leaves])  # type: ignore[arg-type]
+        prompt = torch.tensor(tree.nodes[0].tokens).expand(len(rows), -1)
+        return cls(prompt, completion, mask, sampled, advantage)
+
+    def batches(self) -> Iterator[Padded]:
+        for begin in range(0, len(self.prompt), MICRO_BATCH):
+            at = slice(begin, begin + MICRO_BATCH)
+            width = int(self.mask[at].sum(1).max())
+            yield Padded(
+                self.prompt[at],
+                self.completion[at, :width],
+                self.mask[at, :width],
+                self.sampled[at, :width],
+                self.advantage[at],
+            )
+
+    @property
+    def size(self) -> int:
+        return sum(b.prompt.numel() + b.completion.numel() for b in self.batches())
+
+
+def padded_pass(job: Job, tree: Tree, model: Any) -> None:
+    model.set_attn_implementation("sdpa")
+    whole = Padded.of(tree)
+    total = whole.sampled.sum()
+    for batch in whole.batches():
+        ids = torch.cat([batch.prompt, batch.completion], 1)
+        width = batch.completion.shape[1]
+        with autocast(job.precision, torch.device("cpu")):
+            logits = model(
+                input_ids=ids,
+                attention_mask=torch.cat([torch.ones_like(batch.prompt), batch.mask], 1),
+                logits_to_keep=width + 1,
+                use_cache=False,
+            ).logits[:, :-1]
+        logits = logits.float()
+        logp = logits.gather(-1, batch.completion[..., None])[..., 0] - logits.logsumexp(-1)
+        ratio = (logp - logp.detach()).exp()
+        a = batch.advantage[:, None]
+        objective = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        (-(objective * batch.sampled).sum() / total).backward()
+
+
+def trl_setup(job: Job, model: Any) -> Callable[[Tree], None]:
+    """GRPOTrainer as its users build it; only its loss function is called."""
+    from datasets import Dataset  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+    from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found,unused-ignore]
+
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[EOS]": 2}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[UNK]", eos_token="[EOS]")
+    with tempfile.TemporaryDirectory() as folder:
+        args = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=MICRO_BATCH,
+            num_generations=MICRO_BATCH,
+            bf16=job.precision == "bfloat16",
+            use_cpu=True,
+            loss_type="dapo",
+            beta=0.0,
+            report_to=[],
+            gradient_checkpointing=False,
+            max_completion_length=4096,
+        )
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=args,
+            train_dataset=Dataset.from_list([{"prompt": "x"}] * MICRO_BATCH),
+            processing_class=tokenizer,
+        )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+
+    def run(tree: Tree) -> None:
+        whole = Padded.of(tree)
+        total = whole.sampled.sum()
+        for batch in whole.batches():
+            inputs = {
+                "prompt_ids": batch.prompt,
+                "prompt_mask": torch.ones_like(batch.prompt),
+                "completion_ids": batch.completion,
+                "completion_mask": batch.mask,
+                "tool_mask": batch.sampled,
+                "advantages": batch.advantage,
+                "num_items_in_batch": total,
+            }
+            trainer._compute_loss(trainer.model, inputs).backward()
+
+    return run
+
+
+# ------------------------------------------------------------------ one job, in a process of its own
+
+
+def work(job: Job) -> dict[str, Any]:
+    torch.set_num_threads(job.threads)
+    model, tree = shapes.model(job.layers), job.tree()
+    model.train()
+    if job.method == "trl":
+        run = trl_setup(job, model)
+    else:
+        one = {"tree": tree_pass, "flat": flat_pass, "padded": padded_pass}[job.method]
+
+        def run(tree: Tree) -> None:
+            one(job, tree, model)
+
+    if not job.gradient:
+        run(shapes.tree(replace(shapes.Shape(prompt=32), N=2, M=2), np.random.default_rng(0)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wall, cpu = [], []
+    for _ in range(job.repeats):
+        model.zero_grad()
+        clock = time.perf_counter(), time.process_time()
+        run(tree)
+        wall.append(time.perf_counter() - clock[0])
+        cpu.append(time.process_time() - clock[1])
+    if job.gradient:
+        torch.save(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), job.gradient)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"wall": min(wall), "cpu": min(cpu), "peak_MiB": peak // 1024, "before_MiB": before // 1024}
+
+
+def flops(tree: Tree, layers: int) -> float:
+    """Products of one pass, forward and backward, attention left out: 6 a weight and token, the head where needed."""
+    layer = 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536
+    predicted = sum(len(n.tokens) for n in tree.nodes if n.kind == "action")
+    return 6.0 * (layers * layer * tree.n_tokens + 576 * shapes.VOCAB * predicted)
+
+
+def peak_rate(precision: Resolved, threads: int) -> float:
+    """FLOP a CPU second of a 2048³ product: the machine's own ceiling."""
+    torch.set_num_threads(threads)
+    a = torch.randn(2048, 2048, dtype=getattr(torch, precision))
+    best = 0.0
+    for _ in range(5):
+        start = time.process_time()
+        a @ a
+        best = max(best, 2 * 2048**3 / (time.process_time() - start))
+    return best
+
+
+def spawn(job: Job, python: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [python, "-m", "benchmarks.speed.update", "--job", json.dumps(asdict(job))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{job} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def check_gradients(methods: Sequence[str], pythons: dict[str, str], threads: int) -> dict[str, float]:
+    """Relative distance of each method's float32 gradient from the tree's; two layers are enough to see a mistake."""
+    found: dict[str, torch.Tensor] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for method in methods:
+            file = f"{folder}/{method}.pt"
+            spawn(Job(method, 256, 2, "float32", threads, 1, file), pythons[method])
+            found[method] = torch.load(file)
+    reference = found["tree"]
+    return {m: float((g - reference).norm() / reference.norm()) for m, g in found.items() if m != "tree"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, nargs="*", default=[256, 768, 1536], help="prompt lengths")
+    parser.add_argument("--layers", type=int, default=30, help="layers of the model (SmolLM2: 30)")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--wall", action="store_true", help="ratios of wall time (an idle machine)")
+    parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too")
+    parser.add_argument("--no-check", action="store_true", help="skip the comparison of gradients")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.job:
+        job = Job(**json.loads(options.job))
+        print(json.dumps(work(job)))
+        return
+    methods = [*METHODS, *(["trl"] if options.trl else [])]
+    pythons = dict.fromkeys(METHODS, sys.executable) | {"trl": options.trl}
+    if not options.no_check:
+        errors = check_gradients(methods, pythons, options.threads)
+        print("gradients against the tree's, float32:", ", ".join(f"{m} {e:.1e}" for m, e in errors.items()))
+        if max(errors.values()) > 1e-5:
+            raise SystemExit("the methods do not compute the same gradient; times would mean nothing")
+    ceiling = peak_rate(options.precision, options.threads)
+    rows = []
+    for prompt in options.prompts:
+        base = Job("tree", prompt, options.layers, options.precision, options.threads, options.repeats)
+        tree = base.tree()
+        ideal = tree.n_tokens_flat / tree.n_tokens
+        got = {m: spawn(replace(base, method=m), pythons[m]) for m in methods}
+        seconds = {m: g["wall" if options.wall else "cpu"] for m, g in got.items()}
+        speedup = seconds["flat"] / seconds["tree"]
+        row: dict[str, object] = {
+            "prompt": prompt,
+            "unique": tree.n_tokens,
+            "raw": tree.n_tokens_flat,
+            "ideal": f"{ideal:.2f}",
+            **{f"{m} s": f"{s:.2f}" for m, s in seconds.items()},
+            "flat/tree": f"{speedup:.2f}",
+            "of ideal": f"{speedup / ideal:.0%}",
+            **{f"{m}/tree": f"{seconds[m] / seconds['tree']:.2f}" for m in methods[2:]},
+            "peak MiB tree, flat": f"{got['tree']['peak_MiB']}, {got['flat']['peak_MiB']}",
+            "of peak": f"{flops(tree, options.layers) / got['tree']['cpu'] / ceiling:.0%}",
+        }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    print(shapes.table(rows))
+    if options.json is not None:
+        options.json.write_text(json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
