@@ -1,0 +1,1 @@
+"""The environments under trainers that are not ours: one file a trainer."""
