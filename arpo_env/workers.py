@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from arpo_env.errors import ConfigError, InfraError
 
@@ -34,9 +34,9 @@ _PATIENCE = 120.0
 
 
 class WorkerLost(Exception):
-    """The request ended its worker: ``reason`` is ``time``, ``memory`` or ``crash``."""
+    """The request ended its worker, and why."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: Literal["time", "memory", "crash"]) -> None:
         super().__init__(reason)
         self.reason = reason
 

@@ -1,25 +1,14 @@
 """The child process that runs Math-Verify; started by ``math_verify_pool.py``, never imported.
 
-It is a script of its own because Math-Verify cannot be bounded from inside: its own time-out needs SIGALRM
-on the main thread, and SymPy can sit in one C call (10**10**10) with the interpreter locked. Here the
-kernel does it: ITIMER_PROF counts this process' *CPU* time, SIGPROF's default action ends it, and so neither
-a busy machine nor a slow start can change a verdict. Address space is bounded by RLIMIT_AS.
-
-Protocol: one JSON object a line on stdin ``{"gold": …, "answer": …}``, one a line on stdout
-``{"equal": bool}`` or ``{"error": name}``; first of all ``{"ready": true}``. It ends when stdin does or when
-the parent is gone.
+Math-Verify cannot be bounded from inside: its own time-out needs SIGALRM on the main thread, and SymPy can sit in one
+C call (10**10**10) with the interpreter locked. Here the kernel does it (:mod:`arpo_env.workers`).
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import resource
-import select
-import signal
-import sys
 from typing import Any
+
+from arpo_env.workers import serve
 
 
 def _close_numbers(gold: Any, answer: Any) -> bool:
@@ -49,42 +38,11 @@ def _judge(gold: str, answer: str) -> bool:
     return _close_numbers(parsed[0][0], parsed[1][0])
 
 
-def main() -> None:
-    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
-    parent = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The channel is a private copy of stdout, so that nothing a library prints can be taken for a reply.
-    channel = os.dup(1)
-    os.dup2(2, 1)
-    logging.disable(logging.CRITICAL)
-    import math_verify  # noqa: F401  (the slow import, before the first clock starts)
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    os.write(channel, b'{"ready": true}\n')
-    buffer = b""
-    while True:
-        while b"\n" not in buffer:
-            if not select.select([0], [], [], 2.0)[0]:
-                if os.getppid() != parent:
-                    return
-                continue
-            chunk = os.read(0, 65536)
-            if not chunk:
-                return
-            buffer += chunk
-        line, _, buffer = buffer.partition(b"\n")
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            reply: dict[str, Any] = {"equal": _judge(request["gold"], request["answer"])}
-        except Exception as error:
-            reply = {"error": type(error).__name__}
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        os.write(channel, json.dumps(reply).encode() + b"\n")
+def _handle(request: dict[str, Any]) -> dict[str, Any]:
+    return {"equal": _judge(request["gold"], request["answer"])}
 
 
 if __name__ == "__main__":
-    main()
+    import math_verify  # noqa: F401  (the slow import, before the first clock starts)
+
+    serve(_handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from fractions import Fraction
 
 import pytest
@@ -178,10 +179,10 @@ def test_a_worker_killed_from_outside_is_replaced(pool: MathVerifyPool) -> None:
     assert pool.compare("x+1", "1+x") == "equal"
 
 
-def test_workers_that_always_die_are_an_infra_error(pool: MathVerifyPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arpo_env.rewards.math_verify_pool._SCRIPT", "/nonexistent/worker.py")
+def test_workers_that_always_die_are_an_infra_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arpo_env.rewards.math_verify_pool._SCRIPT", Path("/nonexistent/worker.py"))
     with pytest.raises(InfraError, match="could not start"):
-        pool.compare("x", "y")
+        MathVerifyPool().compare("x", "y")
 
 
 def test_threads_share_the_pool_and_no_signal_is_touched() -> None:
