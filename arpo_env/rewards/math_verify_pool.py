@@ -19,7 +19,7 @@ Outcome = Literal["equal", "different", "unreadable", "time", "memory", "crash"]
 
 
 class MathVerifyPool(WorkerPool):
-    """Compare LaTeX expressions by Math-Verify. Thread-safe; the options are :class:`~arpo_env.workers.WorkerPool`'s."""
+    """Compares LaTeX expressions. Thread-safe; the options are :class:`~arpo_env.workers.WorkerPool`'s."""
 
     def __init__(self, *, size: int | None = None, seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
         super().__init__(_SCRIPT, size=size, seconds=seconds, memory_bytes=memory_bytes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
