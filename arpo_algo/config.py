@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from arpo_algo.budget import BudgetSection
 from arpo_algo.errors import ConfigError, unknown
 from arpo_algo.guards import GuardsSection
 from arpo_algo.learner import LearnerConfig
@@ -103,15 +104,13 @@ class RunConfig:
     device: str = opt("auto", "cpu, cuda, cuda:1 …; auto: a GPU when there is one")
     seed: int = opt(0, "the one seed of the run")
     steps: int = opt(100, "training steps")
-    max_minutes: float | None = opt(
-        None, "begin no training step that would not leave time for the last evaluation; none: no limit"
-    )
     save_every: int = opt(
         10, "checkpoint each so many steps (of the cold start, too); 0: only at its end and at the end"
     )
     keep: int = opt(2, "newest checkpoints kept")
     keep_best: bool = opt(True, "also keep (and make) the checkpoint of the best evaluation, where eval.every is set")
     threads: int | None = opt(None, "CPU threads of torch; none: all cores")
+    budget: BudgetSection = section(BudgetSection, "when training ends before its steps")
     env: EnvSection = section(EnvSection, "tasks")
     algorithm: AlgorithmSection = section(AlgorithmSection, "algorithm")
     rollout: RolloutSection = section(RolloutSection, "rollouts")
@@ -138,8 +137,6 @@ class RunConfig:
         ):
             if value < least:
                 raise ConfigError(f"{name} must be >= {least}, got {value}")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ConfigError(f"max_minutes must be > 0 (or none), got {self.max_minutes}")
         if self.rollout.temperature <= 0:
             raise ConfigError(
                 f"rollout.temperature must be > 0 in training, got {self.rollout.temperature}: "

@@ -17,6 +17,7 @@ def tree_metrics(trees: Sequence[Tree]) -> dict[str, float]:
     sampled = sum(len(node.tokens) for t in scored for node in t.nodes if node.kind == "action")
     forks = sum(t.n_forks for t in scored)
     return {
+        "trajectories": float(n),
         "reward": sum(o.reward for o in outcomes) / n,
         "success": sum(o.is_success for o in outcomes) / n,
         "format_errors": sum(not o.info["format_ok"] for o in outcomes) / n,
@@ -28,6 +29,7 @@ def tree_metrics(trees: Sequence[Tree]) -> dict[str, float]:
         "forks": float(forks),
         "fork_rate": forks / n,
         "tokens_sampled": sampled / n,
+        "tokens_computed": float(sum(t.n_tokens for t in trees)),
         "tokens_unique": float(sum(t.n_tokens for t in scored)),
         "tokens_flat": float(sum(t.n_tokens_flat for t in scored)),
         "groups_without_signal": sum(len({x.outcome.reward for x in t.leaves() if x.outcome}) == 1 for t in scored)

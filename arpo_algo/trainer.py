@@ -28,8 +28,8 @@ from rich.console import Console
 from arpo_algo import assembly, engines, models, options
 from arpo_algo.algorithms import make
 from arpo_algo.assembly import Position
+from arpo_algo.budget import Budget
 from arpo_algo.checkpoint import CheckpointStore, seed_everything
-from arpo_algo.clock import Clock
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
 from arpo_algo.errors import ConfigError, NonFiniteError, TrainingError
@@ -50,7 +50,7 @@ from arpo_algo.workers.base import Job, LocalRollouts, Rollouts
 _PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "bm25s", "reasoning-gym")
 #: What may differ between a run and its continuation: nothing that the weights depend on.
 FREE_ON_RESUME = (
-    "steps", "max_minutes", "save_every", "keep", "keep_best", "device", "threads", "eval", "guards", "log",
+    "steps", "budget", "save_every", "keep", "keep_best", "device", "threads", "eval", "guards", "log",
     "rollout.workers", "rollout.tool_timeout", "rollout.actors", "rollout.actor_options",
 )  # fmt: skip
 _LOGS = ("metrics.jsonl", "eval.jsonl", "eval-tasks.jsonl", "alarms.jsonl")
@@ -80,7 +80,7 @@ class Trainer:
     def __init__(self, config: RunConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
         self.config = config
         self.console = console or Console()
-        self.clock = Clock(config.max_minutes)
+        self.budget = Budget(config.budget)
         self.algorithm = make(config.algorithm.name, **config.algorithm.options)
         engines.choose(config.rollout.engine, config.rollout.engine_options)  # refuses what it does not know
         self._configs = assembly.rollout_configs(config, self.algorithm)
@@ -199,7 +199,7 @@ class Trainer:
             self._evaluate_once("cold start", Position(config.sft.steps))
         if config.steps and not self._stopping():
             self.train()
-            end = self.step if self.clock.up else config.steps
+            end = config.steps if self.budget.over is None else self.step
             self._evaluate_once(config.algorithm.name.upper(), Position(config.sft.steps, end))
 
     def _evaluate_once(self, name: str, at: Position) -> None:
@@ -262,16 +262,16 @@ class Trainer:
         with Live(self.console, show=self.world.main) as live:
             bar = live.bar(config.algorithm.name, config.steps)
             bar.set(self.step)
-            while self.step < config.steps and not self._stopping() and not self._out_of_time():
+            while self.step < config.steps and not self._stopping() and not self._spent():
                 metrics = self.train_step(live)
                 bar.set(
                     self.step,
                     note=f"reward {metrics['reward']:+.2f}  success {metrics['success']:.0%}  "
                     f"forks {metrics['forks']:.0f}  {metrics['seconds_rollout']:.0f}+{metrics['seconds_update']:.0f} s",
                 )
-                self.clock.step_took(metrics["seconds_step"])
+                self.budget.step_took(metrics)
                 self._raise_alarms(self.guards.check(self.step - 1, metrics))
-                self._save_if_due(self.step, last=self.step == config.steps or self._out_of_time())
+                self._save_if_due(self.step, last=self.step == config.steps or self._spent())
                 if config.eval.every and self.step % config.eval.every == 0 and self.step < config.steps:
                     self.evaluate(f"step {self.step}")
                     if config.keep_best and self._best() == self.position.name:
@@ -393,7 +393,7 @@ class Trainer:
         trees = [t for share in self.world.gather(own) for t in share]
         self._sync()  # what this left in the cache must not decide how the next step is batched
         result = summarise(trees, name=name, step=self.step, seconds=time.perf_counter() - begin)
-        self.clock.evaluation_took(result.seconds)
+        self.budget.evaluation_took(result.seconds)
         slug = {"before": "before", "cold start": "after-sft"}.get(name, f"after-{name.lower().replace(' ', '-')}")
         self._save_trees(f"eval-{slug}", trees)
         self.tracker.evaluation(result.row())
@@ -528,6 +528,7 @@ class Trainer:
         for log in _LOGS:
             if rows := self.folder.rows(log):
                 self.folder.keep_rows(log, [r for r in rows if kept(log, r)])
+        self.budget.count(r for r in self.folder.rows("metrics.jsonl") if r.get("phase") == "train")
 
     def _forget(self) -> None:
         """Nothing was saved: the logs of what is done again go, but for the untouched model's evaluation."""
@@ -543,14 +544,15 @@ class Trainer:
             self.interrupts.request_stop()
         return self.interrupts.stop
 
-    def _out_of_time(self) -> bool:
-        """Whether ``max_minutes`` leave no room for another step; all processes get the same answer."""
-        if not self.clock.up and self.world.any(self.clock.late):
-            self.clock.up = True
-            self.tracker.say(
-                f"max_minutes={self.config.max_minutes:g}: training ends after step {self.step} of {self.config.steps}"
-            )
-        return self.clock.up
+    def _spent(self) -> bool:
+        """Whether the budget leaves no room for another step; all processes get the same answer."""
+        budget = self.budget
+        if budget.over is None:
+            met = budget.met()
+            if self.world.any(met is not None):
+                budget.over = met or "another process is out of time"
+                self.tracker.say(f"{budget.over}: training ends after step {self.step} of {self.config.steps}")
+        return budget.over is not None
 
     def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         """Log alarms; stop the run, with a checkpoint, for one that asks for it.
