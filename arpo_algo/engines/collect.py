@@ -62,7 +62,9 @@ class TopEntropy:
         self.largest_width = 0.0
 
     def __call__(self, logprobs: Sequence[float]) -> float:
-        """``logprobs``: the k largest, in any order; −inf (cut off by top_k or top_p) weighs nothing."""
+        """``logprobs``: the k largest, in any order; −inf (cut off by top_k or top_p) weighs nothing, NaN gives NaN."""
+        if any(math.isnan(x) for x in logprobs):
+            return math.nan
         lower, upper = entropy_bounds_from_top_logprobs([x for x in logprobs if x > -math.inf], self.vocab_size)
         self.tokens += 1
         self.total_width += upper - lower

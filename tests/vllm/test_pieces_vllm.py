@@ -45,6 +45,7 @@ def test_tokens_cut_off_weigh_nothing() -> None:
     bound = TopEntropy(1000)
     assert bound([math.log(0.5), math.log(0.5), -math.inf]) == pytest.approx(math.log(2))
     assert bound.largest_width == pytest.approx(0.0)
+    assert math.isnan(bound([math.nan, math.nan])), "for the log-prob's own check to report"
     assert float(entropy_from_logits(torch.tensor([0.0, 0.0, -torch.inf]))) == pytest.approx(math.log(2))
 
 
