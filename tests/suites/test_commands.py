@@ -10,9 +10,7 @@ import pytest
 from arpo_algo.cli import main
 
 pytest.importorskip("math_verify")
-QUESTION = (
-    "Every morning Aya goes for a 9 kilometre walk and stops at a coffee shop; how many minutes are that?"
-)
+QUESTION = "Every morning Aya goes for a 9 kilometre walk and stops at a coffee shop; how many minutes are that?"
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ def index() -> OverlapIndex:
         (AIME.replace("Aya", "Maya").replace("coffee", "tea"), None, ""),  # every fifth word: another question
         (AIME.replace("every morning", "each day").replace("4 hours", "5 hours"), "AIME24", "near"),
         (f"Solve this problem step by step and box the answer. {AIME} Think hard about it.", "AIME24", "near"),
+        (" ".join(f"instruction {n}" for n in range(200)) + AIME, "AIME24", "near"),  # lost in a long prompt
         ("Who was president of the United States in the year in which Citibank was founded?", None, ""),
         ("Who was the president of the United States in the year that Citibank was founded?", "Bamboogle", "exact"),
         ("Who wrote Persuasion?", None, ""),
