@@ -72,8 +72,9 @@ def replay_update(run: Path, step: int) -> Replay:
     after = run / "checkpoints" / f"step-{step + 1:06d}" / "model"
     if after.exists():
         other, _ = assembly.load_policy(str(after), device)
-        pairs = zip(model.parameters(), other.parameters(), strict=True)
-        out.weights = max(float((a - b).abs().max()) for a, b in pairs)
+        with torch.no_grad():
+            pairs = zip(model.parameters(), other.parameters(), strict=True)
+            out.weights = max(float((a - b).abs().max()) for a, b in pairs)
     return out
 
 

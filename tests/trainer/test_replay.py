@@ -1,0 +1,118 @@
+"""A step done again gives what the run recorded; and one step ahead is as repeatable as step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import config, outcome, quiet, run
+
+from arpo_algo.cli import main
+from arpo_algo.errors import ConfigError
+from arpo_algo.replay import replay_rollout, replay_update
+from arpo_algo.runfolder import read_rows, read_trees, write_trees
+from arpo_algo.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("replay") / "run"
+    run(out, config(tiny_model, **{"log.replay": True, "keep": 9, "algorithm.options.kl_coef": 0.1}))
+    return out
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_update_from_the_trees_alone(finished: Path, step: int) -> None:
+    out = replay_update(finished, step)
+    assert out.weights == 0.0, "bit for bit the next checkpoint"
+    assert out.metrics == out.recorded
+    assert out.metrics["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_rollouts_from_their_seeds(finished: Path, step: int) -> None:
+    out = replay_rollout(finished, step)
+    assert (out.same_trees, out.saved) == (2, 2)
+    saved = read_trees(finished / "replay" / f"train-{step:06d}.jsonl.gz")
+    assert [n.logprobs for t in out.trees for n in t.nodes] == [n.logprobs for t in saved for n in t.nodes]
+
+
+def test_a_changed_tree_is_noticed(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder)
+    file = run_folder / "replay" / "train-000001.jsonl.gz"
+    trees = read_trees(file)
+    leaf = trees[0].leaves()[0]
+    assert leaf.outcome is not None
+    leaf.outcome.reward += 3.0
+    write_trees(file, trees)
+    assert replay_update(run_folder, 1).weights != 0.0
+    assert replay_rollout(run_folder, 1).same_trees == 1
+    assert main(["replay", str(run_folder), "1"]) == 1
+
+
+def test_the_command(finished: Path) -> None:
+    assert main(["replay", str(finished), "1", "--update", "--rollout"]) == 0
+
+
+def test_what_is_missing_is_named(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no checkpoint step-000007"):
+        replay_update(finished, 7)
+    with pytest.raises(ConfigError, match="holds no run"):
+        replay_update(tmp_path, 0)
+    run(tmp_path / "plain", config(tiny_model, steps=1))
+    with pytest.raises(ConfigError, match=r"log\.replay=true"):
+        replay_update(tmp_path / "plain", 0)
+
+
+class TestOneStepAhead:
+    @pytest.mark.parametrize("correction", ["tis", "ratio"])
+    def test_same_seed_same_weights(self, tiny_model: Path, tmp_path: Path, correction: str) -> None:
+        settings = config(tiny_model, **{"rollout.overlap": "one-step", "rollout.correction": correction, "steps": 4})
+        run(tmp_path / "a", settings)
+        run(tmp_path / "b", settings)
+        assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+
+    def test_trees_are_one_step_old_and_no_older(self, tiny_model: Path, tmp_path: Path) -> None:
+        """Step s samples with the weights before update s-1: step 0 and 1 as the untrained model, 2 as after one."""
+        trainer = Trainer(
+            config(tiny_model, **{"rollout.overlap": "one-step", "steps": 4}), tmp_path / "on", console=quiet()
+        )
+        used: list[torch.Tensor] = []
+        after: list[torch.Tensor] = [trainer.model.get_input_embeddings().weight.detach().clone()]
+        engine = trainer.rollouts.engine  # type: ignore[attr-defined]
+        sample, update = trainer.rollouts.sample, trainer.learner.update
+
+        def sampled(job: Any, on_leaf: Any = None) -> Any:
+            if job.kind == "train":
+                used.append(engine.model.get_input_embeddings().weight.detach().clone())
+            return sample(job, on_leaf)
+
+        def updated(*args: Any, **options: Any) -> Any:
+            out = update(*args, **options)
+            after.append(trainer.model.get_input_embeddings().weight.detach().clone())
+            return out
+
+        trainer.rollouts.sample = sampled  # type: ignore[method-assign]
+        trainer.learner.update = updated  # type: ignore[method-assign]
+        trainer.run()
+        trainer.close()
+        assert [next(i for i, w in enumerate(after) if torch.equal(w, u)) for u in used] == [0, 0, 1, 2]
+
+    def test_the_first_step_is_that_of_the_strict_run(self, tiny_model: Path, tmp_path: Path) -> None:
+        for mode in ("off", "one-step"):
+            run(tmp_path / mode, config(tiny_model, **{"rollout.overlap": mode}))
+        rows = [read_rows(tmp_path / mode / "metrics.jsonl") for mode in ("off", "one-step")]
+        assert rows[0][0]["reward"] == rows[1][0]["reward"]
+        assert rows[0][1]["rollout_kl"] < 1e-6 < rows[1][1]["rollout_kl"], "from the second on, another policy sampled"
+
+    def test_an_algorithm_without_the_correction_is_refused(self, tiny_model: Path, tmp_path: Path) -> None:
+        from arpo_algo.trainer import for_stale_trees
+
+        settings = config(tiny_model, **{"rollout.overlap": "one-step"})
+        with pytest.raises(ConfigError, match=r"rollout\.correction=ratio"):
+            for_stale_trees(settings, object())
