@@ -19,7 +19,7 @@ from arpo_env.env import AgentEnv
 from arpo_env.protocol import Malformed, MalformedReason, answer_turn, parse
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["environments.md", "add-a-tool.md", "add-a-task-family.md"]
+PAGES = ["environments.md", "add-a-tool.md", "add-a-task-family.md", "browse.md"]
 
 
 def snippets(page: str) -> list[tuple[int, str]]:
@@ -55,7 +55,7 @@ def registered() -> Iterator[None]:
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_snippet_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page != "add-a-tool.md":
+    if page not in ("add-a-tool.md", "browse.md"):
         needs_python()
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(page.removesuffix(".md").replace("-", "_"))
@@ -74,7 +74,8 @@ def test_the_options_are_the_ones_there_are() -> None:
     of_env = set(inspect.signature(AgentEnv.__init__).parameters) - {"self", "family", "tools"}
     assert of_env <= documented
     assert documented - of_env == {
-        "sandbox", "python_seconds", "search_k", "search_chars", "tools", "search", "config"
+        "sandbox", "python_seconds", "search_k", "search_chars", "tools", "search", "config",
+        "browse", "browse_chars", "browse_summary", "on_fault",
     }  # fmt: skip
     defaults = {re.findall(r"`(\w+)`", row[0])[0]: row[1] for row in table("environments.md", "option")}
     for name in ("max_tool_calls", "max_result_chars"):
