@@ -1,0 +1,210 @@
+"""Algorithms × seeds at an equal budget, from one cold start a seed; every run resumes, the comparison is drawn anew.
+
+A sweep's folder::
+
+    cold-start/seed-0/      a run of its own, where the configuration asks for a cold start
+    arpo/seed-0/ …          one run an algorithm and seed
+    sweep.json              what was compared, and what came out
+    comparison.html         the same, drawn
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from arpo_algo import algorithms, options
+from arpo_algo.config import AlgorithmSection, RunConfig
+from arpo_algo.errors import ConfigError
+from arpo_algo.evaluation import Evaluation
+from arpo_algo.runfolder import read_rows, write_atomic
+from arpo_algo.stats import paired_difference
+from arpo_algo.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An algorithm of the sweep. ``label`` names its folder; ``dropped`` are options of the configuration it lacks."""
+
+    label: str
+    section: AlgorithmSection
+    dropped: tuple[str, ...] = ()
+
+
+def entrant(text: str, config: RunConfig) -> Entrant:
+    """Read ``"arpo"`` or ``"arpo attribution=hard k=10"``.
+
+    The configuration's own algorithm options hold for every entrant that knows them; what is written here wins.
+
+    Raises:
+        ConfigError: an unknown algorithm or option, or contradictory values.
+    """
+    name, *assignments = text.split()
+    made = algorithms.make(name)  # refuses an unknown name
+    fields = {f.name for f in dataclasses.fields(made) if f.init}  # type: ignore[arg-type]
+    base = config.algorithm.options
+    values = {**{k: v for k, v in base.items() if k in fields}, **options.override({}, assignments)}
+    algorithms.make(name, **values)
+    label = re.sub(r"[^\w.=-]+", "-", text.replace("'", "").replace('"', "")).strip("-")
+    return Entrant(label, AlgorithmSection(name, values), tuple(sorted(set(base) - fields)))
+
+
+@dataclass
+class SweepRow:
+    """One finished run: its held-out result, and training success against what rollouts had spent by then."""
+
+    label: str
+    seed: int
+    final: Evaluation
+    before: Evaluation | None
+    spent: dict[str, list[float]] = field(default_factory=dict)  # metric -> running total by step
+    success: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        final = {k: v for k, v in self.final.row().items() if k != "per_task"}
+        return {
+            "label": self.label,
+            "seed": self.seed,
+            "final": final,
+            "spent": {k: v[-1] for k, v in self.spent.items()},
+        }
+
+
+#: What a budget is counted in -> the metric of a training step.
+AXES = {"trajectories": "trajectories", "tokens": "tokens_computed", "tool calls": "tool_calls_made"}
+
+
+def sweep(
+    config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int], out: Path, console: Console
+) -> list[SweepRow]:
+    """Do what is not done yet; returns every run in order of entrants, then seeds.
+
+    Raises:
+        ConfigError: nothing to compare, a label or seed given twice, or a folder that holds another sweep.
+    """
+    labels = [e.label for e in entrants]
+    for what, given in (("algorithm", labels), ("seed", list(seeds))):
+        if len(set(given)) != len(given) or not given:
+            raise ConfigError(f"a sweep needs each {what} once, and at least one; got {given}")
+    _claim(config, entrants, seeds, out)
+    starts = {seed: _cold_start(config, seed, out, console) for seed in seeds}
+    rows = []
+    for number, (one, seed) in enumerate([(e, s) for e in entrants for s in seeds], 1):
+        console.rule(f"{one.label}, seed {seed} ({number} of {len(entrants) * len(seeds)})")
+        rows.append(_train(config, one, seed, starts[seed], out, console))
+    done = {"runs": [r.to_json() for r in rows], "differences": differences(rows)}
+    write_atomic(out / "sweep.json", json.dumps({**_plan(config, entrants, seeds), **done}, indent=1).encode())
+    return rows
+
+
+def differences(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
+    """Each entrant against the first: mean paired difference over (seed, task), with its 95 % interval."""
+    first = {(r.seed, t): x for r in rows if r.label == rows[0].label for t, x in r.final.per_task.items()}
+    out = []
+    for label in dict.fromkeys(r.label for r in rows):
+        own = {(r.seed, t): x for r in rows if r.label == label for t, x in r.final.per_task.items()}
+        shared = sorted(first.keys() & own.keys())
+        if label == rows[0].label or not shared:
+            continue
+        # A task's seeds are averaged first: its difficulty is one draw, however often it is tried.
+        tasks = sorted({t for _, t in shared})
+        mean = {t: [[d[s, u] for s, u in shared if u == t] for d in (first, own)] for t in tasks}
+        a, b = ([sum(mean[t][i]) / len(mean[t][i]) for t in tasks] for i in (0, 1))
+        value, low, high = paired_difference(a, b)
+        out.append({"label": label, "against": rows[0].label, "difference": value, "low": low, "high": high})
+    return out
+
+
+def _plan(config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int]) -> dict[str, Any]:
+    return {
+        "config": json.loads(json.dumps(config.to_dict())),
+        "algorithms": {e.label: {"name": e.section.name, "options": e.section.options} for e in entrants},
+        "seeds": list(seeds),
+    }
+
+
+def _claim(config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int], out: Path) -> None:
+    """Refuse a folder of another configuration; algorithms and seeds may be added."""
+    plan = _plan(config, entrants, seeds)
+    file = out / "sweep.json"
+    if file.exists():
+        old = json.loads(file.read_text(encoding="utf-8"))["config"]
+        if changed := sorted(k for k in plan["config"] if old.get(k) != plan["config"][k]):
+            raise ConfigError(
+                f"{out} holds a sweep of another configuration (differs in {changed}); choose another --out"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no sweep; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(plan, indent=1).encode())
+
+
+def _cold_start(config: RunConfig, seed: int, out: Path, console: Console) -> str:
+    """The model that every algorithm starts from with this seed."""
+    if not config.sft.steps:
+        return config.model
+    folder = out / "cold-start" / f"seed-{seed}"
+    done = folder / "model.json"
+    if not done.exists():
+        console.rule(f"cold start, seed {seed}")
+        own = dataclasses.replace(config, steps=0, seed=seed, eval=dataclasses.replace(config.eval, before=False))
+        trainer = Trainer(own, folder, resume=True, console=console)
+        try:
+            trainer.run()
+            saved = trainer.save()
+        finally:
+            trainer.close()
+        write_atomic(done, json.dumps({"model": str((saved / "model").relative_to(folder))}).encode())
+    return str(folder / json.loads(done.read_text(encoding="utf-8"))["model"])
+
+
+def _train(config: RunConfig, one: Entrant, seed: int, model: str, out: Path, console: Console) -> SweepRow:
+    folder = out / one.label / f"seed-{seed}"
+    own = dataclasses.replace(
+        config,
+        seed=seed,
+        model=model,
+        algorithm=one.section,
+        sft=dataclasses.replace(config.sft, steps=0),
+        eval=dataclasses.replace(config.eval, before=False),
+    )
+    finished = folder / "finished.json"
+    if not finished.exists():
+        trainer = Trainer(own, folder, resume=True, console=console)
+        try:
+            trainer.run()
+            if trainer.interrupts.stop:
+                raise KeyboardInterrupt
+        finally:
+            trainer.close()
+        write_atomic(finished, b"{}")
+    final = _last_evaluation(folder)
+    if final is None:
+        raise ConfigError(f"{folder} was finished without an evaluation; delete finished.json there to run it again")
+    steps = [r for r in read_rows(folder / "metrics.jsonl") if r.get("phase") == "train"]
+    row = SweepRow(one.label, seed, final, _last_evaluation(out / "cold-start" / f"seed-{seed}"))
+    row.success = [r["success"] for r in steps]
+    for axis, metric in AXES.items():
+        total, totals = 0.0, []
+        for r in steps:
+            total += r.get(metric, 0.0)
+            totals.append(total)
+        row.spent[axis] = totals
+    return row
+
+
+def _last_evaluation(folder: Path) -> Evaluation | None:
+    if not (folder / "eval.jsonl").exists():
+        return None
+    last = read_rows(folder / "eval.jsonl")[-1]
+    tasks = [
+        r for r in read_rows(folder / "eval-tasks.jsonl") if (r["name"], r["step"]) == (last["name"], last["step"])
+    ]
+    return Evaluation.from_row(last, tasks[-1]["success"])

@@ -1,0 +1,77 @@
+"""A sweep: one cold start a seed, equal budgets, nothing done twice, an honest page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import config, quiet, save_model
+
+from arpo_algo import sweep as module
+from arpo_algo.errors import ConfigError
+from arpo_algo.report.page_sweep import build_sweep_page, pooled
+from arpo_algo.sweep import differences, entrant, sweep
+
+
+def test_options_of_the_configuration_hold_for_those_that_know_them(tmp_path: Path) -> None:
+    base = config(tmp_path)  # of ARPO, with M=4 N=2 k=4
+    grpo, hard = entrant("grpo", base), entrant("arpo attribution=hard k=8", base)
+    assert (grpo.section.options, grpo.dropped) == ({"M": 4}, ("N", "k"))
+    assert hard.section.options == {"M": 4, "N": 2, "k": 8, "attribution": "hard"}
+    assert hard.label == "arpo-attribution=hard-k=8"
+    with pytest.raises(ConfigError, match="did you mean 'grpo'"):
+        entrant("grop", base)
+    with pytest.raises(ConfigError, match="need 1 <= N <= M"):
+        entrant("arpo N=9", base)
+
+
+def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = config(save_model(tmp_path / "model"), steps=9, **{"sft.steps": 1, "budget.trajectories": 16})
+    entrants = [entrant(name, base) for name in ("arpo", "grpo")]
+    out = tmp_path / "sweep"
+    rows = sweep(base, entrants[:1], [0], out, quiet())
+    made: list[Path] = []
+    trainer = module.Trainer
+
+    def counted(settings, folder, **kwargs):  # type: ignore[no-untyped-def]
+        made.append(folder.relative_to(out))
+        return trainer(settings, folder, **kwargs)
+
+    monkeypatch.setattr(module, "Trainer", counted)
+    rows = sweep(base, entrants, [0, 1], out, quiet())
+    assert [str(m) for m in made] == ["cold-start/seed-1", "arpo/seed-1", "grpo/seed-0", "grpo/seed-1"]
+    assert [(r.label, r.seed) for r in rows] == [("arpo", 0), ("arpo", 1), ("grpo", 0), ("grpo", 1)]
+    # Four trajectories a prompt, two prompts a step: an equal budget of 16 is two steps for each.
+    assert all(r.spent["trajectories"] == [8.0, 16.0] for r in rows)
+    said = json.loads((out / "sweep.json").read_text())
+    assert [d["label"] for d in said["differences"]] == ["grpo"]
+    page = build_sweep_page(rows, out).read_text()
+    assert page.count("<figure") == 5
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    with pytest.raises(ConfigError, match="differs in \\['steps'\\]"):
+        sweep(dataclasses.replace(base, steps=8), entrants, [0], out, quiet())
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("precious")
+    base = config(tmp_path)
+    with pytest.raises(ConfigError, match="holds no sweep"):
+        sweep(base, [entrant("grpo", base)], [0], tmp_path / "out", quiet())
+    with pytest.raises(ConfigError, match="each seed once"):
+        sweep(base, [entrant("grpo", base)], [0, 0], tmp_path / "new", quiet())
+
+
+def test_differences_pair_tasks_and_seeds() -> None:
+    def row(label: str, seed: int, *success: float) -> module.SweepRow:
+        tasks = {f"t/{i}": x for i, x in enumerate(success)}
+        final = module.Evaluation("x", 1, tasks, 0.0, 0.0, 0.0, 0.0, 0.0, 0, ())
+        return module.SweepRow(label, seed, final, None)
+
+    rows = [row("a", 0, 1, 0, 0), row("a", 1, 0, 0, 0), row("b", 0, 1, 1, 0), row("b", 1, 1, 0, 0)]
+    (one,) = differences(rows)
+    assert one["difference"] == pytest.approx(1 / 3)  # (0.5 + 0.5 + 0) / 3 tasks
+    assert one["low"] < one["difference"] < one["high"]
+    assert pooled(rows[2:])[0] == pytest.approx(0.5)
