@@ -15,11 +15,12 @@ from toy_env import toy
 
 from arpo_algo.engines.base import Sampling
 from arpo_algo.engines.openai import ChatPolicy, whole_turn
-from arpo_algo.episodes import Episode, Policy, run_episode
+from arpo_algo.episodes import Episode, Policy, agent, run_episode
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_env.chat import ChatClient, Completion
 from arpo_env.errors import ArpoEnvError, InfraError
 from benchmarks.policies import Settings, choose
+from benchmarks.selection import Wanted, select
 
 
 def play(policy: Policy, index: int = 0, **options: Any) -> Episode:
@@ -293,3 +294,35 @@ class TestEngine:
         policy.close()
         with pytest.raises(TrainingError, match="the engine was closed"):
             play(policy)
+
+
+# ---------------------------------------------------------------------- published checkpoints
+
+
+class TestPresets:
+    def test_by_name_on_the_hub(self) -> None:
+        pytest.importorskip("torch")
+        choice = choose("Qwen3-8B-ARPO-DeepSearch", Settings(top_p=0.9))
+        assert choice.record["model"] == "dongguanting/Qwen3-8B-ARPO-DeepSearch"
+        assert (choice.record["temperature"], choice.record["top_p"], choice.record["top_k"]) == (0.6, 0.9, 20)
+        assert choice.record["max_tokens"] == 10192
+        assert choice.preset is not None
+        assert choice.preset.prompt == "paper"
+
+    def test_served_under_its_name(self) -> None:
+        choice = choose("openai:http://127.0.0.1:1/v1#/models/Qwen2.5-3B-ARPO", Settings())
+        assert (choice.record["layout"], choice.record["top_k"]) == ("inline", 20), "as it was trained"
+        assert choice.preset is not None
+        assert choose("openai:http://127.0.0.1:1/v1#qwen2.5-3b-instruct", Settings()).preset is None
+
+    def test_its_environments(self, tmp_path: Path) -> None:
+        (tmp_path / "gsm8k").mkdir()
+        (tmp_path / "gsm8k/test.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+        preset = choose("openai:http://127.0.0.1:1/v1#Qwen2.5-3B-ARPO", Settings()).preset
+        wanted = {"suites": ["GSM8K"], "data_dir": str(tmp_path), "preset": preset, "options": {"GSM8K": {"tools": []}}}
+        ((one,), _) = select(Wanted(**wanted))
+        env = agent(one.env)
+        assert (env.prompt, env.max_tool_calls) == ("paper", 5), "five Python calls where nothing is searched"
+        ((one,), _) = select(Wanted(**wanted, prompt="compact", max_tool_calls=2))
+        assert (agent(one.env).prompt, agent(one.env).max_tool_calls) == ("compact", 2), "what the user says goes first"
+        assert one.record["options"]["max_tool_calls"] == 2
