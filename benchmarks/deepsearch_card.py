@@ -17,6 +17,7 @@ Four answerers, on the same test questions:
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
@@ -64,8 +65,9 @@ def memory(family: DeepSearchFamily, count: int) -> Callable[[Task], str]:
 
 def shown(backend: SearchBackend, query: str, chars: int, task: Task) -> bool:
     """Whether the answer stands in the result of one search."""
-    text = format_hits(backend.search(query, K), chars).casefold()
-    return any(answer.casefold() in text for answer in (task.answer, *task.meta["aliases"]))
+    text = format_hits(backend.search(query, K), chars)
+    answers = "|".join(map(re.escape, (task.answer, *task.meta["aliases"])))
+    return re.search(rf"(?<!\w)(?:{answers})(?!\w)", text, re.IGNORECASE) is not None
 
 
 def card(label: str, family: DeepSearchFamily, count: int) -> list[dict[str, str]]:
@@ -73,7 +75,9 @@ def card(label: str, family: DeepSearchFamily, count: int) -> list[dict[str, str
     groups: dict[str, list[Task]] = defaultdict(list)
     for index in range(count):
         task = family.task(0, _SPLIT, index)
-        groups["arithmetic" if task.meta["arithmetic"] else f"{task.meta['hops']} hops"].append(task)
+        groups[
+            "arithmetic" if task.meta["arithmetic"] else f"{task.meta['hops']} hop{'s' * (task.meta['hops'] > 1)}"
+        ].append(task)
     backend = family.backend(_SPLIT)
     chars = family.snippet_chars
     tool = SearchTool(backend, k=K, chars=chars)

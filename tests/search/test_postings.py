@@ -49,6 +49,24 @@ def test_pruned_search_is_exhaustive_search(documents: list[list[int]], data: st
     assert postings.top(query[::-1], k) == got
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_pruned_search_is_exhaustive_search_where_much_is_pruned(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word counts as in a language: a few words everywhere, many rare; and lists just long enough to matter."""
+    rng = np.random.default_rng(seed)
+    documents = [(rng.zipf(1.3, rng.integers(1, 30)) % 60).tolist() for _ in range(400)]
+    postings = build(documents)
+    pruned = []
+    finish = Postings._finish
+    monkeypatch.setattr(Postings, "_finish", lambda self, *rest: pruned.append(1) or finish(self, *rest))
+    for _ in range(300):
+        query = rng.integers(0, postings.terms, rng.integers(1, 7)).tolist()
+        scores = every_score(postings, query)
+        k = int(rng.integers(1, 8))
+        expected = sorted((-scores[page], page) for page in np.flatnonzero(scores))[:k]
+        assert [page for page, _ in postings.top(query, k)] == [page for _, page in expected]
+    assert len(pruned) > 30
+
+
 def test_long_lists_are_only_looked_up_and_ties_survive_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # Term 1 is rare and strong; term 0 stands everywhere and cannot lift a page that lacks term 1.
     documents = [[0, 2]] * 500 + [[0, 1]] * 3 + [[0, 2]] * 500 + [[0, 1]]
