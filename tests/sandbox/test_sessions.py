@@ -183,6 +183,20 @@ def test_a_fork_that_fails_in_the_clone_costs_the_parent_nothing(box: Box) -> No
     assert s.run("x, len(os.read(r, 100_000))").output == "(1, 60000)\n"
 
 
+def test_every_session_gets_the_room_of_its_own_limits(box: Box) -> None:
+    """Places are made ahead, for the limits last asked for; another session's limits must not get them."""
+    if not box.sandbox.server().features["own_roots"]:
+        pytest.skip(f"{box.name}: one tmpfs for all")
+    for size in (2**20, 2**20, 3 * 2**20, 2**20):
+        s = box.sandbox.session(seed=0, limits=Limits(file_bytes=size))
+        c = s.fork()
+        for session in (s, c):
+            look = "import os; v = os.statvfs('.'); v.f_blocks * v.f_frsize, os.listdir('.'), os.listdir('../tmp')"
+            assert session.run(look).output == f"({size}, [], [])\n"
+        c.close()
+        s.close()
+
+
 def test_threads_do_not_stop_a_fork(box: Box) -> None:
     s = box.session()
     s.run(
