@@ -69,7 +69,9 @@ def _join_initials(tokens: list[str]) -> list[str]:
 
 def tokens(text: str) -> list[str]:
     """``text`` as the list of tokens that answers are compared by; empty only for blank text. Pure, linear time."""
-    text = unicodedata.normalize("NFKC", _unwrap(text)).casefold()
+    opened = _unwrap(text)
+    # A text of nothing but LaTeX delimiters ("\\)") stays as it is.
+    text = unicodedata.normalize("NFKC", opened if opened.strip() else text).casefold()
     # Casefolding can undo the normal form ("ǰ"), so a second pass makes the whole idempotent.
     text = unicodedata.normalize("NFKC", text).strip()
     bare = text

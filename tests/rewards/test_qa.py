@@ -47,8 +47,16 @@ EQUAL = [
     ("2024年10月27日", "2024 年 10 月 27 日"),
     ("肖亮", "肖亮。"),
     ("《梦想世界3》手游", "梦想世界3手游"),
+    ("中南大学 国家示范性软件学院", "中南大学国家示范性软件学院"),
+    ("陈俊亮、王莉", "陈俊亮，王莉"),
+    ("（北京）", "北京"),
+    ("曹光彪东楼５０２室", "曹光彪东楼502室"),
+    ("“合格”", "合格"),
+    ("ＣＱＣ认证", "CQC认证"),
+    ("東京 タワー", "東京タワー"),
     ("a K-pop star", "K-pop star"),
     ("??", "??"),
+    (r"\)", r"\)"),
     ("Frank Fertitta Jr.", "Frank Fertitta, Jr."),
     ("Tom & Jerry", "Tom, Jerry"),
     ("１９９９", "1999"),
@@ -65,6 +73,12 @@ UNEQUAL = [
     ("C#", "C"),
     ("Hepatitis", "Hepatitis A"),
     ("肖亮", "肖明"),
+    ("亮肖", "肖亮"),
+    ("北京", "北京市"),
+    ("2023年7月6日", "2023年7月16日"),
+    ("东楼502室", "东楼520室"),
+    ("不合格", "合格"),
+    ("一", "二"),
     ("yes", "no"),
     ("2003", "1998-2003"),
     ("", "Paris"),
@@ -178,7 +192,7 @@ def test_the_authors_metric_is_kept_as_it_is() -> None:
 
 
 def test_the_table_of_verifiers() -> None:
-    assert set(VERIFIERS) == {"math", "qa", "qa_f1", "choice", "paper"}
+    assert set(VERIFIERS) == {"math", "qa", "qa_f1", "choice", "mixed", "paper"}
     for name in VERIFIERS:
         assert get_verifier(name)("7", ["7"]).score == 1
         assert get_verifier(name)("", ["7"]).score == 0
