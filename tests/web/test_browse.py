@@ -359,6 +359,26 @@ def test_a_corpus_without_search_can_be_browsed(tmp_path: Path) -> None:
     assert "A mission." in env.step(tool_turn("t", "browse", "Apollo 11"))[0]
 
 
+@pytest.mark.parametrize("hard", [{}, {"stale": 0.5, "aliases": 1.0, "distractors": 1.0}])
+def test_the_expert_of_deep_search_opens_pages_and_stays_right(hard: dict[str, float]) -> None:
+    env = gymnasium.make(
+        "ARPO-DeepSearch-v0", pages=400, arithmetic=0.0, tools=("search", "browse"), split="test", **hard
+    ).unwrapped
+    assert isinstance(env, AgentEnv)
+    opened = 0
+    for index in range(40):
+        env.reset(seed=3, options={"index": index})
+        expert = env.family.expert(env.task)
+        turn, done = next(expert), False
+        while not done:
+            opened += "<browse>" in turn
+            observation, _, terminated, truncated, info = env.step(turn)
+            done = terminated or truncated
+            turn = turn if done else expert.send(observation)
+        assert info["is_success"], info["messages"]
+    assert opened > 40
+
+
 # ---------------------------------------------------------------------- live and replayed
 
 

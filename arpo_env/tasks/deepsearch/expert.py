@@ -171,13 +171,14 @@ def _search(think: str, query: str, name: str, relation: Relation) -> Generator[
     hits = read_hits((yield tool_turn(think, "search", query)))
     if _find(hits, name, relation) is not None:
         return hits
-    places = [place for place, hit in enumerate(hits) if hit.url]
-    if not places:
+    shown = [hit for hit in hits if hit.url]
+    if not shown:
         return hits
-    newest = _newest([hits[place] for place in places], name)
-    place = next((place for place in places if hits[place] in newest), places[0])
-    hits[place] = yield from _open(hits[place], relation)
-    return hits
+    # An alias may stand in what is cut off, so versions of a page are told by their title; else the best hit is it.
+    title = next((hit.title for hit in shown if _is_about(hit, name)), shown[0].title)
+    best = _newest(shown, title)[0]
+    page = yield from _open(best, relation)
+    return [page if hit is best else hit for hit in hits]
 
 
 def _open(hit: _Hit, relation: Relation) -> Generator[str, str, _Hit]:
