@@ -110,7 +110,7 @@ def select(wanted: Wanted, judge: LLMJudge | None = None) -> tuple[list[Selected
     missing: dict[str, str] = {}
     for name in chosen:
         one = suite(name)
-        reason = one.available(wanted.data_dir) or _needs_search(one, wanted)
+        reason = _available(one, wanted.data_dir) or _needs_search(one, wanted)
         if reason is None:
             try:
                 selected.append(_ready(one, wanted, judge))
@@ -124,6 +124,12 @@ def select(wanted: Wanted, judge: LLMJudge | None = None) -> tuple[list[Selected
         listed = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise ConfigError(f"none of the suites can be had here:\n{listed}")
     return selected, missing
+
+
+def _available(one: Suite, data_dir: str | None) -> str | None:
+    """Why the suite cannot be had, in the words of the command line."""
+    reason = one.available(data_dir)
+    return None if reason is None else reason.replace("data_dir='hub'", "--data hub").replace("data_dir=", "--data ")
 
 
 def _needs_search(one: Suite, wanted: Wanted) -> str | None:
@@ -174,7 +180,8 @@ def _fingerprint(value: Any) -> str:
 
 def table(data_dir: str | None = None) -> list[tuple[Suite, str | None]]:
     """Every suite, and why it cannot be had here (None: it can)."""
-    return [(suite(name), suite(name).available(_folder(data_dir))) for name in list_suites()]
+    folder = _folder(data_dir)
+    return [(suite(name), _available(suite(name), folder)) for name in list_suites()]
 
 
 def wanted_of(args: argparse.Namespace, preset: Preset | None) -> Wanted:
