@@ -89,6 +89,7 @@ def _build_suite(args: argparse.Namespace) -> None:
     from arpo_env.search import published
 
     built = published.build(args.name, args.source, args.out, splits=args.splits, limit=args.limit, progress=_progress)
+    console.print(f"Licence of the data, as its authors give it: {published.SUITES[args.name].licence}")
     counts = ", ".join(f"{count:,} {split}" for split, count in built.questions.items()) or "none"
     console.print(f"{built.pages:,} pages of {built.paragraphs:,} paragraphs in {args.out}; questions: {counts}.")
     if built.unanswered:

@@ -48,15 +48,15 @@ def _open(where: str, retriever: str) -> SearchBackend:
         raise ConfigError(
             f"retriever={retriever!r} needs an index on disk: arpo corpus build pages --from {where} --out …"
         )
-    index = BM25Index.load(folder) if stored else BM25Index.build(read_source(where))
     if retriever == "bm25":
-        return index
+        return BM25Index.load(folder) if stored else BM25Index.build(read_source(where))
+    if retriever == "hybrid":
+        from arpo_env.search.hybrid import HybridBackend
+
+        return HybridBackend([_open(where, "bm25"), _open(where, "dense")])
     from arpo_env.search.dense import FOLDER, DenseIndex
     from arpo_env.search.embedding import SentenceTransformerEmbedder
 
-    dense = DenseIndex.load(folder / FOLDER, index.pages, SentenceTransformerEmbedder(), index.fingerprint)
-    if retriever == "dense":
-        return dense
-    from arpo_env.search.hybrid import HybridBackend
-
-    return HybridBackend([index, dense])
+    index = _open(where, "bm25")
+    assert isinstance(index, BM25Index)
+    return DenseIndex.load(folder / FOLDER, index.pages, SentenceTransformerEmbedder(), index.fingerprint)

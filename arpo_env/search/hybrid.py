@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from arpo_env.errors import ConfigError
-from arpo_env.search.base import Hit, SearchBackend
+from arpo_env.search.base import Hit, Page, SearchBackend
 
 _CONSTANT = 60
 
@@ -50,6 +50,19 @@ class HybridBackend:
                 scores[key] = scores.get(key, 0.0) + 1 / (_CONSTANT + rank)
         best = sorted(scores.items(), key=lambda item: -item[1])[:k]  # stable: ties in order of appearance
         return [Hit(*key, score) for key, score in best]
+
+    @property
+    def pages(self) -> Sequence[Page]:
+        """The pages that are searched, where one of the backends keeps them.
+
+        Raises:
+            AttributeError: none does.
+        """
+        for backend in self.backends:
+            pages: Sequence[Page] | None = getattr(backend, "pages", None)
+            if pages is not None:
+                return pages
+        raise AttributeError("none of the backends keeps its pages")
 
     def clone(self) -> Self:
         """Itself: clones of an environment share the backends."""

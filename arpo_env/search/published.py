@@ -175,7 +175,7 @@ def build(
         folder = fetch_hub(f"{HUB}{suite.hub}" if str(source) == "hub" else str(source), suite.patterns)
     else:
         folder = Path(source)
-    files = {split: paths for split, paths in _files(folder, suite).items() if not wanted or split in wanted}
+    files = {split: paths for split, paths in _files(folder).items() if not wanted or split in wanted}
     if not files:
         raise ConfigError(
             f"{folder} holds no file of {name}{f' for {sorted(wanted)}' if wanted else ''}: expected names with "
@@ -188,7 +188,7 @@ def build(
     return built
 
 
-def _files(folder: Path, suite: Suite) -> dict[str, list[Path]]:
+def _files(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix not in (".json", ".jsonl", ".parquet") or not file.is_file():
@@ -273,6 +273,8 @@ class _QuestionFiles:
     """``OUT/questions/SPLIT.jsonl``, which take the place of older ones when all of them are complete."""
 
     def __init__(self, out: Path) -> None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out} is a file; a corpus is a folder")
         out.mkdir(parents=True, exist_ok=True)
         self._folder = out / "questions"
         self._scratch = Path(tempfile.mkdtemp(prefix="partial-", dir=out))

@@ -95,15 +95,13 @@ def read_document(file: Path, root: Path) -> Page:
 
 
 def _html(raw: bytes, file: Path) -> tuple[str, str]:
+    from arpo_env.web.extract import decode, read_html, tidy
+
     try:
-        from bs4 import BeautifulSoup
-    except ImportError:
-        raise ToolUnavailable(f"{file} needs BeautifulSoup: pip install 'arpo[web]'") from None
-    soup = BeautifulSoup(raw, "html.parser")
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    for element in soup(["script", "style", "noscript", "template", "title"]):
-        element.decompose()
-    return title, soup.get_text(" ", strip=True)
+        title, text = read_html(decode(raw, ""), "trafilatura")
+    except ImportError as error:
+        raise ToolUnavailable(f"{file}: reading HTML needs {error.name}: pip install 'arpo[web]'") from None
+    return " ".join(title.split()), tidy(text)
 
 
 def passages(pages: Iterable[Page], words: int) -> Iterator[Page]:

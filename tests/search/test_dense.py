@@ -186,6 +186,8 @@ def test_a_corpus_is_opened_by_name_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert open_backend(tmp_path / "corpus") is bm25
     assert len({backend.fingerprint for backend in (bm25, dense, hybrid)}) == 3
     assert hybrid.search("word3 word9", 3)
+    assert hybrid.pages is bm25.pages
+    assert not hasattr(HybridBackend([Fixed("a"), Fixed("b")]), "pages")
     with pytest.raises(ConfigError, match="unknown retriever 'bm52'; did you mean 'bm25'"):
         open_backend(tmp_path / "corpus", retriever="bm52")
     (tmp_path / "docs").mkdir()

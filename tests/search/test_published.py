@@ -177,6 +177,8 @@ def test_bad_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no index"):
         build("musique", tmp_path / "in", tmp_path / "thesis")
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["thesis.txt"]
+    with pytest.raises(ConfigError, match=r"thesis\.txt is a file"):
+        build("musique", tmp_path / "in", tmp_path / "thesis" / "thesis.txt")
 
 
 def test_the_hub_is_asked_for_the_suite_s_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_parquet_and_csv_tables(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_documents(tmp_path: Path) -> None:
-    pytest.importorskip("bs4")
+    pytest.importorskip("trafilatura")
     (tmp_path / "sub").mkdir()
     (tmp_path / "plain.txt").write_text("Only text.")
     (tmp_path / "note.md").write_text("# The *Title* #\n\nBody.\n\n## Not this\n")
@@ -39,7 +39,7 @@ def test_a_folder_of_documents(tmp_path: Path) -> None:
     assert list(read_source(tmp_path)) == [
         Page("note.md", "The *Title*", "Body.\n\n## Not this", "note.md"),
         Page("plain.txt", "plain", "Only text.", "plain.txt"),
-        Page("sub/page.html", "T & U", "Hello you", "sub/page.html"),
+        Page("sub/page.html", "T & U", "Hello\nyou", "sub/page.html"),
     ]
     assert [page.id for page in read_source(tmp_path / "plain.txt")] == ["plain.txt"]
     (tmp_path / "plain.txt").write_bytes(b"Z\xfcrich")
