@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -235,11 +236,13 @@ def _same_tasks(results: Mapping[str, Result]) -> None:
 
 
 def _rich(drawn: Drawn) -> Table:
-    table = Table(title=drawn.title, title_justify="left")
+    table = Table(title=drawn.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, title in enumerate(drawn.columns):
         table.add_column(title, justify="left" if i == 0 else "right", overflow="fold")
+    wide = len(drawn.columns) > 6  # intervals then stand below their values
     for row, ours in zip(drawn.rows, drawn.ours, strict=True):
-        table.add_row(*map(escape, row), style="bold" if ours else None)
+        cells = [row[0], *(c.replace(" (", "\n(") if wide else c for c in row[1:])]
+        table.add_row(*map(escape, cells), style="bold" if ours else None)
     return table
 
 
