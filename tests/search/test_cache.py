@@ -160,7 +160,8 @@ def test_foreign_and_damaged_files_are_refused_and_left_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("backend", "mode", "message"), [(None, "record", "asks a source on a miss, but there is none"), (Live(), "rec", "record")]
+    ("backend", "mode", "message"),
+    [(None, "record", "asks a source on a miss, but there is none"), (Live(), "rec", "record")],
 )
 def test_bad_set_ups_are_refused(cassette: Cassette, backend: Live | None, mode: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
