@@ -18,6 +18,7 @@ from arpo_algo.errors import ConfigError
 from arpo_algo.tree import Outcome
 from arpo_env.env import AgentEnv
 
+#: An AgentEnv inside whatever wrappers the user chose; ``copy.deepcopy`` forks it, wrappers included.
 TextEnv = gymnasium.Env[str, str]
 
 

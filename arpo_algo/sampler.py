@@ -21,21 +21,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
-import gymnasium
 import numpy as np
 
 from arpo_algo.branching import BranchingRule, Expanding, FairBudget, ForkPoint, Never, Planning, Probe
 from arpo_algo.engines.base import Engine, Event, Finished, Request, Sampling
 from arpo_algo.entropy import normalised_mean
+from arpo_algo.episodes import TextEnv as TextEnv
+from arpo_algo.episodes import agent
 from arpo_algo.errors import ConfigError
 from arpo_algo.rendering import Renderer
 from arpo_algo.threads import DaemonPool
 from arpo_algo.tree import ForkDecision, Node, Outcome, Tree
-from arpo_env.env import AgentEnv
 from arpo_env.errors import ArpoEnvError, InfraError
-
-#: An AgentEnv inside whatever wrappers the user chose; ``copy.deepcopy`` forks it, wrappers included.
-TextEnv = gymnasium.Env[str, str]
 
 
 @dataclass(frozen=True)
@@ -267,7 +264,7 @@ class _Run:
             env.close()
             self.open_void(index, str(options.get("task_id", options)), error)
             return
-        inner = _agent(env)
+        inner = agent(env)
         prompt = self.sampler.renderer.prompt(info["messages"])
         room = self.config.max_tokens - len(prompt)
         if room < 1:
@@ -604,13 +601,6 @@ _GRACE = 5.0  # seconds that calls under way get to end when sampling is broken 
 
 # What a random stream is for; part of every derived seed.
 _BUDGET, _TURN, _FORK, _EXPAND = 0, 1, 2, 3
-
-
-def _agent(env: TextEnv) -> AgentEnv:
-    inner = env.unwrapped
-    if not isinstance(inner, AgentEnv):
-        raise ConfigError(f"the sampler drives AgentEnv environments, got {type(inner).__name__}")
-    return inner
 
 
 def _void(error: Exception) -> Outcome:

@@ -66,10 +66,6 @@ class SuiteScore:
     task_means: Mapping[str, float]
 
     @property
-    def complete(self) -> bool:
-        return self.scored == self.planned * self.k
-
-    @property
     def pass_1(self) -> Estimate | None:
         return self.pass_at.get(1)
 

@@ -20,7 +20,7 @@ def test_counts() -> None:
         void(3, 0), void(3, 1),
     ]  # fmt: skip
     got = score("Toy", samples, planned=5, k=2)
-    assert (got.scored, got.void, got.retried, got.complete) == (5, 3, 1, False)
+    assert (got.scored, got.void, got.retried) == (5, 3, 1)
     assert got.task_means == {"toy/test/0/0": 0.5, "toy/test/0/1": 1.0, "toy/test/0/2": 0.0}
     assert got.pass_1 is not None
     assert (got.pass_1.value, got.pass_1.n) == (0.5, 3)
@@ -34,7 +34,6 @@ def test_single_samples_have_wilsons_interval() -> None:
     assert got.pass_1 is not None
     assert (got.pass_1.low, got.pass_1.high) == pytest.approx(wilson(3, 10))
     assert got.majority is None
-    assert got.complete
 
 
 def test_nothing_scored() -> None:
