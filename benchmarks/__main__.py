@@ -133,10 +133,14 @@ def _suites(args: argparse.Namespace, console: Console) -> int:
     from benchmarks.selection import table
 
     out = Table("suite", "domain", "tasks", "licence", "here")
-    for one, reason in table(args.data):
+    found = table(args.data)
+    for one, reason in found:
         size = "endless" if one.size is None else f"{one.size:,}"
-        out.add_row(one.name, one.domain, size, one.licence, "yes" if reason is None else escape(reason))
+        out.add_row(one.name, one.domain, size, one.licence, "yes" if reason is None else "no")
     console.print(out)
+    for _, reason in found:
+        if reason is not None:
+            console.print(escape(reason), highlight=False, soft_wrap=True)
     return 0
 
 

@@ -35,7 +35,7 @@ class Answers:
         self.answer = answer
         self.concurrency = concurrency
         self.played: list[tuple[str, int]] = []
-        self.seeds: dict[tuple[str, int], tuple[int, ...]] = {}
+        self.seeds: list[tuple[int, ...]] = []
         self.most = self.now = 0
         self.lock = threading.Lock()
 
@@ -44,7 +44,7 @@ class Answers:
     def play(self, env: AgentEnv, messages: Sequence[Mapping[str, str]], seed: Sequence[int]) -> Player:
         with self.lock:
             self.played.append((env.task.id, seed[-1]))
-            self.seeds[env.task.id, seed[-1]] = tuple(seed)
+            self.seeds.append(tuple(seed))
             self.now += 1
             self.most = max(self.most, self.now)
         try:
