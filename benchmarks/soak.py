@@ -56,7 +56,7 @@ def sample() -> dict[str, float]:
     """Figures of this process and its children, from /proc."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     fields = dict(line.split(":", 1) for line in status.splitlines())
-    tree = _descendants(os.getpid())
+    tree = descendants(os.getpid())
     return {
         "rss_mb": int(fields["VmRSS"].split()[0]) / 1024,
         "children_rss_mb": sum(_rss(pid) for pid in tree) / 1024,
@@ -66,7 +66,8 @@ def sample() -> dict[str, float]:
     }
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
+    """The processes below ``root``."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

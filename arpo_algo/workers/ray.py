@@ -80,7 +80,7 @@ class RayRollouts:
         self._make: Callable[[], Any] = lambda: ray.remote(Worker).options(**options).remote(config, source)
         self._batch = batch or max(1, -(-config.rollout.prompts // (2 * config.rollout.actors)))
         self._weights: Any = None  # reference to the newest in the object store; None: those of ``source``
-        self.workers = [self._make() for _ in range(config.rollout.actors)]
+        self.workers: list[Any] = [self._make() for _ in range(config.rollout.actors)]
         #: Workers that died and were replaced.
         self.deaths = 0
 
