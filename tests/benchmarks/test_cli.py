@@ -233,6 +233,17 @@ class TestEndpoint:
         assert "Judged by the language model" in (tmp_path / "r/report.md").read_text()
 
 
+@pytest.mark.model
+def test_a_real_model_by_its_folder(tmp_path: Path, default_model: Path) -> None:
+    command = ["--policy", default_model, "--tasks", 2, "--samples", 2, "--max-turn-tokens", 12, *DEEP]
+    assert run(tmp_path / "r", *command, "--concurrency", 3) == 0
+    rows = list(read_samples(tmp_path / "r"))
+    assert len(rows) == 4
+    assert all(0 < (s.completion_tokens or 0) <= 12 * s.turns and s.prompt_tokens for s in rows)
+    assert len({s.messages[2]["content"] for s in rows if s.task == rows[0].task}) == 2, "samples of a task differ"
+    assert json.loads((tmp_path / "r/config.json").read_text())["policy"]["engine"] == "torch"
+
+
 def test_suites_are_listed(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     assert main(["suites", "--data", str(data)]) == 0
     out = capsys.readouterr().out
