@@ -152,6 +152,11 @@ class RunConfig:
                 raise unknown(name, choice, known)
         if not self.rollout.tis_cap > 0:
             raise ConfigError(f"rollout.tis_cap must be > 0, got {self.rollout.tis_cap}")
+        if self.rollout.max_tokens > self.learner.pack_tokens:
+            raise ConfigError(
+                f"a trajectory may have rollout.max_tokens={self.rollout.max_tokens} tokens, and a forward takes "
+                f"learner.pack_tokens={self.learner.pack_tokens}; raise pack_tokens or lower max_tokens"
+            )
         mini = self.learner.mini_batch
         if mini is not None and self.rollout.prompts % mini:
             raise ConfigError(

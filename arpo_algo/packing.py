@@ -9,7 +9,7 @@ token read the same log-prob, and the gradient adds up by itself. Normalisers co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,11 @@ class Credited:
     weight: Mapping[tuple[int, int], float]
     #: What a critic should have predicted there, where one is trained.
     returns: Credit | None = None
+    #: The trajectories meant; None: all. The others of the tree are in another pack.
+    only: frozenset[int] | None = None
+
+    def leaves(self) -> list[Node]:
+        return [leaf for leaf in self.tree.leaves() if self.only is None or leaf.id in self.only]
 
 
 def n_terms(tree: Tree) -> int:
@@ -98,24 +103,49 @@ def chains(tree: Tree) -> list[Tree]:
 def split(items: Sequence[Credited], max_tokens: int) -> list[list[Credited]]:
     """Group trees, in order, into packs of at most ``max_tokens`` unique tokens.
 
+    A tree that is larger alone is dealt out by whole trajectories, which computes what they share once a pack.
+
     Raises:
-        ConfigError: one tree alone is larger.
+        ConfigError: one trajectory alone is larger.
     """
     packs: list[list[Credited]] = []
     size = 0
-    for item in items:
-        n = item.tree.n_tokens
-        if n > max_tokens:
-            raise ConfigError(
-                f"the tree of task {item.tree.task_id} has {n} unique tokens and pack_tokens is {max_tokens}; "
-                "raise pack_tokens, or lower M or max_tokens"
-            )
+    for item, n in (part for whole in items for part in _fitting(whole, max_tokens)):
         if not packs or size + n > max_tokens:
             packs.append([])
             size = 0
         packs[-1].append(item)
         size += n
     return packs
+
+
+def _fitting(item: Credited, max_tokens: int) -> Iterator[tuple[Credited, int]]:
+    """The tree, or parts of it that fit, with their unique tokens."""
+    tree = item.tree
+    if tree.n_tokens <= max_tokens:
+        yield item, tree.n_tokens
+        return
+    taken: set[int] = set()
+    leaves: list[int] = []
+    size = 0
+    wanted = {leaf.id for leaf in item.leaves()}
+    for leaf in (node.id for node in tree.walk() if node.id in wanted):  # neighbours share most
+        path = tree.path(leaf)
+        more = sum(len(n.tokens) for n in path if n.id not in taken)
+        if size + more > max_tokens and leaves:
+            yield replace(item, only=frozenset(leaves)), size
+            taken, leaves, size = set(), [], 0
+            more = sum(len(n.tokens) for n in path)
+        if more > max_tokens:
+            raise ConfigError(
+                f"a trajectory of task {tree.task_id} has {more} tokens and pack_tokens is {max_tokens}; "
+                "raise learner.pack_tokens, or lower rollout.max_tokens"
+            )
+        taken.update(n.id for n in path)
+        leaves.append(leaf)
+        size += more
+    if leaves:
+        yield replace(item, only=frozenset(leaves)), size
 
 
 def pack(items: Sequence[Credited], *, share: bool = True) -> Pack:
@@ -159,7 +189,8 @@ class _Row:
 
     def add(self, item: Credited) -> None:
         tree = item.tree
-        below = tree.leaves_below()
+        chosen = item.leaves()
+        below = {node.id for leaf in chosen for node in tree.path(leaf.id)}
         at: dict[int, int] = {}  # node -> row position of its first token
         first_loss: dict[int, int] = {}  # action node -> its first loss token
         above = ((0, self.shared),) if self.shared else ()
@@ -185,7 +216,7 @@ class _Row:
                 if own:
                     before = len(self.tokens) - 1
                 # Branches that no scored trajectory uses are left out.
-                children = [tree.nodes[c] for c in node.children if below[c]]
+                children = [tree.nodes[c] for c in node.children if c in below]
                 if len(children) != 1:
                     break
                 node = children[0]
@@ -194,7 +225,7 @@ class _Row:
                 self.segments.append(Segment(begin, end, start, ancestors))
                 ancestors = (*ancestors, (begin, end))
             stack.extend((child, ancestors, before) for child in reversed(children))
-        for leaf in tree.leaves():
+        for leaf in chosen:
             for node in tree.path(leaf.id):
                 if node.kind != "action":
                     continue

@@ -215,7 +215,7 @@ class Trainer:
     def cold_start(self) -> None:
         """Supervised learning on demonstrations, from where it stands; the optimiser starts afresh for RL."""
         config = self.config.sft
-        if self.position.sft >= config.steps:
+        if self.position.sft >= config.steps and not self.position.in_sft:
             return
         learner = Learner(self.model, dataclasses.replace(self.config.learner, lr=config.lr), world=self.world)
         if self.position.in_sft and self._start is not None:
@@ -248,7 +248,8 @@ class Trainer:
                 self.position.sft += 1
                 self._consistent = learner.steps
                 bar.advance(f"loss {metrics.get('loss', float('nan')):.3f}")
-                self._save_if_due(self.position.sft, last=False)
+                if self.position.sft < config.steps:  # the last one is saved below, as the start of RL
+                    self._save_if_due(self.position.sft, last=False)
         demos.close()
         if self.position.sft == config.steps:
             self._active, self.position.in_sft, self._consistent = self.learner, False, self.learner.steps

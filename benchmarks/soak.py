@@ -100,7 +100,7 @@ def settings(model: Path, args: argparse.Namespace) -> RunConfig:
         "env": {"id": "ARPO-Soak-v0", "options": {"env_id": args.env, "tools": args.tools.split(",")}},
         "algorithm": {"name": "arpo", "options": {"M": 4, "N": 2, "k": 4}},
         "rollout": {"prompts": 2, "max_turn_tokens": 24, "max_tokens": 1800, "slots": 8, "workers": 4},
-        "learner": {"lr": 1e-4, "precision": "float32"},
+        "learner": {"lr": 1e-4, "precision": "float32", "pack_tokens": 8192},
         "eval": {"tasks": 4, "before": False, "every": 50},
         "guards": {"no_tools": "off"},
         "log": {"replay": False},

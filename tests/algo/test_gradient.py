@@ -170,10 +170,27 @@ def test_soft_and_hard_agree_at_ratio_one_with_token_mean() -> None:
     assert relative(*got) < 1e-5
 
 
-def test_a_tree_larger_than_a_pack_is_refused() -> None:
+@pytest.mark.parametrize("name", ["arpo", "gspo"])
+def test_a_tree_larger_than_a_pack_is_dealt_out_by_trajectories(name: str) -> None:
+    trees = [random_tree(np.random.default_rng(9)), random_tree(np.random.default_rng(10))]
+    algorithm = make(name)
+    items = credited(trees, algorithm)
+    longest = max(leaf.end for tree in trees for leaf in tree.leaves())
+    size = longest + 5
+    assert all(tree.n_tokens > size for tree in trees)
+    packs = split(items, size)
+    assert all(len(pack(group).tokens) <= size for group in packs)
+    assert sum(len(item.leaves()) for group in packs for item in group) == sum(len(t.leaves()) for t in trees)
+    model = tiny_model("llama")
+    whole = packed_gradient(model, items, algorithm, 10_000)
+    assert relative(packed_gradient(model, items, algorithm, size), whole) < 1e-5
+
+
+def test_a_trajectory_larger_than_a_pack_is_refused() -> None:
     tree = random_tree(np.random.default_rng(9))
-    with pytest.raises(ConfigError, match="raise pack_tokens"):
-        split(credited([tree], make("grpo")), tree.n_tokens - 1)
+    longest = max(leaf.end for leaf in tree.leaves())
+    with pytest.raises(ConfigError, match=r"raise learner\.pack_tokens"):
+        split(credited([tree], make("grpo")), longest - 1)
 
 
 def test_forward_without_a_plan_is_refused() -> None:

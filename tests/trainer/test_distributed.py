@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_run import config, outcome, run
+from tiny_run import config, forkserver, outcome, run
 from transformers import AutoModelForCausalLM
 
 from arpo_algo.algorithms import make
@@ -84,8 +83,7 @@ def _train(rank: int, size: int, meet: str, out: str, model: Path, changes: dict
 
 
 def together(target: Any, size: int, meet: Path, out: Path, *args: Any) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_run"])
+    context = forkserver()
     children = [context.Process(target=target, args=(r, size, str(meet), str(out), *args)) for r in range(size)]
     for child in children:
         child.start()

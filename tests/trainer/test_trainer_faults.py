@@ -355,6 +355,7 @@ class TestRefusals:
             ({"learner.rl": 1e-3}, "unknown configuration key 'learner.rl'; did you mean 'learner.lr'"),
             ({"learner.mini_batch": 3}, "learner.mini_batch=3 does not divide rollout.prompts=2"),
             ({"rollout.overlap": "two"}, "rollout.overlap"),
+            ({"learner.pack_tokens": 600}, "rollout.max_tokens=700 tokens, and a forward takes"),
             ({"log.boards": ["tensorbord"]}, "did you mean 'tensorboard'"),
             ({"guards.patience": 0}, "guards.patience must be >= 1"),
             ({"rollout.tool_timeout": 0.0}, "tool_timeout must be > 0"),

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import re
 import signal
@@ -159,12 +160,27 @@ def _child(out: str, model: str, changes: dict[str, Any], kill_at: int | None, c
         Path(counted).write_text(str(calls[0]))
 
 
+def forkserver() -> Any:
+    """A multiprocessing context whose children begin with this module imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_run"])
+    # Python 3.11 hands the server no search path; without it the preload fails in silence.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, sys.path), before]))
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
 class Children:
     """Runs in processes of their own."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tiny_run"])
+        self._context = forkserver()
 
     def run(self, out: Path, model: Path, changes: dict[str, Any], kill_at: int | None = None) -> int | None:
         """A run that resumes whatever is in ``out``; the number of calls it made, or None when it was killed."""
