@@ -22,9 +22,10 @@ from arpo_algo.branching import BranchingRule
 from arpo_algo.distributed import World, shares
 from arpo_algo.errors import ConfigError, NonFiniteError, unknown
 from arpo_algo.head import ROWS, token_logprobs
+from arpo_algo.lora import LoraConfig, attach
 from arpo_algo.losses import LossBatch, LossOutput
 from arpo_algo.memory import explained
-from arpo_algo.options import opt
+from arpo_algo.options import opt, section
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
 from arpo_algo.precision import PRECISIONS, Precision, autocast, resolve_precision
 from arpo_algo.tree import Tree
@@ -84,6 +85,8 @@ class LearnerConfig:
     pack_tokens: int = opt(4096, "unique tokens a forward at most (bounds memory)")
     precision: Precision = opt("auto", "auto: bfloat16 autocast on GPUs and CPUs with AMX or AVX512_BF16, else float32")
     gradient_checkpointing: bool = opt(False, "recompute layers in the backward pass: less memory, more time")
+    optimizer: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit keeps its moments in 8 bits (bitsandbytes, GPU)")
+    lora: LoraConfig = section(LoraConfig, "low-rank adapters instead of all weights")
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -92,6 +95,8 @@ class LearnerConfig:
             raise ConfigError("epochs, pack_tokens and mini_batch must be >= 1")
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
+        if self.optimizer not in ("adamw", "adamw8bit"):
+            raise unknown("optimizer", self.optimizer, ("adamw", "adamw8bit"))
 
 
 @dataclass
@@ -168,6 +173,8 @@ class Learner:
         world: World | None = None,
     ) -> None:
         use_arpo_attention(model)
+        if config.lora.rank:
+            attach(model, config.lora)
         self.world = world or World()
         self.model = model
         self.config = config
@@ -177,9 +184,7 @@ class Learner:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = _optimizer(config, self.parameters, self.device)
         self.value_head: torch.nn.Linear | None = None
         if "values" in getattr(algorithm, "needs", ()):
             self.value_head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1, device=self.device)
@@ -392,6 +397,32 @@ class Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return {**self.world.add_numbers({"loss": total}), "grad_norm": self.optimizer_step()}
+
+
+def _optimizer(
+    config: LearnerConfig, parameters: list[torch.nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW over ``parameters``.
+
+    Raises:
+        ConfigError: 8-bit moments without bitsandbytes or without a GPU.
+    """
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+    if device.type != "cuda":
+        raise ConfigError(f"learner.optimizer=adamw8bit needs a CUDA GPU, the model is on {device}; use adamw")
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise ConfigError(
+            "learner.optimizer=adamw8bit needs the package bitsandbytes: pip install bitsandbytes"
+        ) from None
+    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+    )
+    return made
 
 
 def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Tensor | None = None) -> LossOutput:

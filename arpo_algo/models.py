@@ -121,7 +121,7 @@ def resolve(name: str) -> Path | str:
         return fetch_default()
     path = Path(name).expanduser()
     if path.exists():
-        if not (path / "config.json").exists():
+        if not any((path / name).exists() for name in ("config.json", "adapter_config.json")):
             raise ConfigError(f"model folder {name!r} has no config.json; give the folder that save_pretrained wrote")
         return path
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

@@ -59,8 +59,13 @@ class WorkingCopy:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        share = {id(p): p for p in model.parameters()}
-        self.model: PreTrainedModel = copy.deepcopy(model, share)
+        self.original = model
+        self._build()
+
+    def _build(self) -> None:
+        self._known = [id(p) for p in self.original.parameters()]
+        share = {id(p): p for p in self.original.parameters()}
+        self.model: PreTrainedModel = copy.deepcopy(self.original, share).train(False)
         self._pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         for layer in self.model.modules():
             if not isinstance(layer, torch.nn.Linear):
@@ -74,6 +79,9 @@ class WorkingCopy:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the original's present weights."""
+        """Take over the original's present weights, and adapters that it was given meanwhile."""
+        if [id(p) for p in self.original.parameters()] != self._known:
+            self._build()
+            return
         for original, half in self._pairs:
             half.copy_(original)

@@ -98,7 +98,6 @@ class TorchEngine:
         weight = next(model.parameters())
         self.precision = precision
         self._copy = WorkingCopy(model) if precision == "bfloat16" and weight.dtype == torch.float32 else None
-        self._run = model if self._copy is None else self._copy.model
         with explained(_SMALLER):
             self.cache = KVCache(
                 config.num_hidden_layers,
@@ -254,8 +253,9 @@ class TorchEngine:
             last.append(len(ids) - 1)
         self.decoded += len(decode)
         self.prefilled += len(ids) - len(decode)
+        model = self.model if self._copy is None else self._copy.model
         with autocast(self.precision, device):
-            out = self._run(
+            out = model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
