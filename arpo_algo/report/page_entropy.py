@@ -35,7 +35,7 @@ def entropy(loaded: Sequence[trees.LoadedFile], k: int | None) -> str:
     )
     figures = _profile_charts(*profiles[0], _top(profiles[:1]))
     if rises:
-        figures += _rise_chart(rises)
+        figures += _after_chart(rises) + _rise_chart(rises)
     parts.append(f'<div class="charts">{figures}</div>')
     if rises:
         parts.append(
@@ -149,6 +149,16 @@ def _rise_table(rises: Sequence[tuple[str, Rise]]) -> str:
         ]
         body.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _after_chart(rises: Sequence[tuple[str, Rise]]) -> str:
+    """Does training lower the entropy after tool results? One row an evaluation, before training and after it."""
+    return charts.dot_interval(
+        "Entropy after a tool result (95 % CI)",
+        [Interval(name, r.after.mean, r.after.low, r.after.high, colour=1) for name, r in rises],
+        x_label="nats a token, first tokens of turns after a result",
+        zero=True,
+    )
 
 
 def _rise_chart(rises: Sequence[tuple[str, Rise]]) -> str:
