@@ -8,10 +8,12 @@ model.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from arpo_algo.errors import ConfigError
@@ -27,7 +29,7 @@ class LoraConfig:
     """
 
     rank: int = opt(0, "rank of the adapters; 0: none, all weights are trained")
-    alpha: float = opt(32.0, "adapters are scaled by alpha / rank")
+    alpha: int = opt(32, "adapters are scaled by alpha / rank")
     targets: tuple[str, ...] = opt(("all-linear",), "names of the layers that get one (q_proj …); all but the head")
 
     def __post_init__(self) -> None:
@@ -81,7 +83,31 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     plain: PreTrainedModel = type(model)(copy.deepcopy(model.config)).to(model.dtype).to(model.device)  # type: ignore[arg-type]
     plain.load_state_dict(whole.state_dict())
     plain.generation_config = model.generation_config
-    return plain.train(model.training)
+    plain.train(model.training)
+    return plain
+
+
+@torch.no_grad()
+def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The parameters of ``merged(model)`` by name, without a second model: for engines with weights of their own.
+
+    Without adapters: the model's own parameters.
+    """
+    weights: dict[str, torch.Tensor] = {
+        n.replace(".base_layer.", "."): p for n, p in model.named_parameters() if ".lora_" not in n
+    }
+    for name, layer in model.named_modules():
+        if hasattr(layer, "get_delta_weight"):  # peft's layers
+            weights[f"{name}.weight"] = layer.get_base_layer().weight + layer.get_delta_weight("default")
+    return weights
+
+
+def base_of(source: Path | str) -> Path | str:
+    """The folder or Hub name of the whole model that the adapter in ``source`` belongs to; else ``source`` itself."""
+    settings = Path(source) / "adapter_config.json"
+    if not settings.is_file():
+        return source
+    return str(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def export_merged(model: PreTrainedModel, folder: Path) -> None:

@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depths", type=int, nargs="*", default=[4, 6, 8, 12, 16], help="tool calls a trajectory")
     parser.add_argument("--time-up-to", type=int, default=32, help="largest M whose update is timed (0: none)")
     parser.add_argument("--layers", type=int, default=2, help="layers of the timed model")
-    parser.add_argument("--plot", type=Path, help="write a picture here")
+    parser.add_argument("--plot", type=Path, help="write a picture here (needs matplotlib)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -160,6 +160,9 @@ def draw(path: Path, by_m: dict[str, list[dict[str, float]]], by_depth: dict[str
             if name == "run":
                 dotted = [p["sampled"] for p in shown]
                 axis.loglog([p["x"] for p in shown], dotted, ":", color=colour, label=f"{kind}: sampled")
+        ticks = [p["x"] for p in next(iter(points.values())) if name in p]
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.grid(alpha=0.3)

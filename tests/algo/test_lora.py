@@ -14,13 +14,14 @@ from trees import random_tree, tiny_model
 
 from arpo_algo import models
 from arpo_algo.algorithms import make
+from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner, LearnerConfig
-from arpo_algo.lora import LoraConfig, attach, export_merged, merged
+from arpo_algo.lora import LoraConfig, attach, export_merged, merged, merged_weights
 from arpo_algo.precision import WorkingCopy, autocast
 
 pytest.importorskip("peft", reason="pip install 'arpo[lora]'")
-LORA = LoraConfig(rank=4, alpha=8.0)
+LORA = LoraConfig(rank=4, alpha=8)
 
 
 def stir(model: PreTrainedModel) -> None:
@@ -116,3 +117,19 @@ def test_bad_settings_are_refused() -> None:
         Learner(tiny_model("llama"), LearnerConfig(optimizer="adamw8bit"))
     with pytest.raises(ConfigError, match="optimizer"):
         LearnerConfig(optimizer="sgd")  # type: ignore[arg-type]
+
+
+def test_merged_weights_are_those_of_the_merged_model() -> None:
+    model = tiny_model("llama")
+    plain = {n: p.clone() for n, p in model.named_parameters()}
+    assert {n: id(p) for n, p in merged_weights(model).items()} == {n: id(p) for n, p in model.named_parameters()}
+    attach(model, LORA)
+    stir(model)
+    weights = merged_weights(model)
+    whole = dict(merged(model).named_parameters())
+    assert set(weights) == set(whole) == set(plain)
+    assert all(torch.allclose(weights[n], whole[n], atol=1e-6) for n in whole)
+    assert not torch.equal(
+        weights["model.layers.0.self_attn.q_proj.weight"], plain["model.layers.0.self_attn.q_proj.weight"]
+    )
+    assert WeightLayout.of(model).shapes == WeightLayout.of(tiny_model("llama")).shapes
