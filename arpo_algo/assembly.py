@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import arpo_env  # noqa: F401 (registers the ids)
-from arpo_algo import checkpoint, engines, models
+from arpo_algo import checkpoint, engines, models, sharding
 from arpo_algo.branching import Never
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
@@ -136,6 +136,22 @@ class Position:
         return f"sft-{self.sft:06d}" if self.in_sft else f"step-{self.step:06d}"
 
 
+@dataclass(frozen=True)
+class WholeState:
+    """Weights and optimiser state of a sharded learner, put together; empty but in the main process."""
+
+    weights: dict[str, torch.Tensor] | None
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def gather(cls, learner: Learner) -> WholeState:
+        """All processes must take part."""
+        keep = learner.world.main
+        return cls(
+            sharding.whole_state(learner.model, keep=keep), sharding.optimizer_state(learner.optimizer, keep=keep)
+        )
+
+
 def write_state(
     folder: Path,
     position: Position,
@@ -143,11 +159,12 @@ def write_state(
     tokenizer: PreTrainedTokenizerBase,
     learner: Learner,
     more: Mapping[str, Any],
+    whole: WholeState | None = None,
 ) -> None:
-    """Everything a resumed run needs; ``model/`` is a plain transformers folder."""
-    model.save_pretrained(folder / "model")
+    """Everything a resumed run needs; ``model/`` is a plain transformers folder. ``whole``: of a sharded learner."""
+    model.save_pretrained(folder / "model", state_dict=whole.weights if whole else None)
     tokenizer.save_pretrained(folder / "model")
-    torch.save(learner.optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save(whole.optimizer if whole else learner.optimizer.state_dict(), folder / "optimizer.pt")
     torch.save(checkpoint.random_state(), folder / "random.pt")
     if learner.value_head is not None:
         torch.save(learner.value_head.state_dict(), folder / "critic.pt")
@@ -170,7 +187,12 @@ def restore_learner(folder: Path, learner: Learner, device: str) -> None:
     if learner.value_head is not None and (folder / "critic.pt").exists():
         head = torch.load(folder / "critic.pt", map_location=device, weights_only=True)
         learner.value_head.load_state_dict(head)
-    learner.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
+    where = "cpu" if learner.sharded else device
+    state = torch.load(folder / "optimizer.pt", map_location=where, weights_only=True)
+    if learner.sharded:
+        sharding.load_optimizer_state(learner.optimizer, state)
+    else:
+        learner.optimizer.load_state_dict(state)
 
 
 def restore_random(folder: Path) -> None:

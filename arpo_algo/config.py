@@ -152,6 +152,8 @@ class RunConfig:
                 raise unknown(name, choice, known)
         if not self.rollout.tis_cap > 0:
             raise ConfigError(f"rollout.tis_cap must be > 0, got {self.rollout.tis_cap}")
+        if self.learner.shard and self.learner.lora.rank:
+            raise ConfigError("learner.shard and learner.lora.rank exclude each other; adapters train data parallel")
         if self.rollout.max_tokens > self.learner.pack_tokens:
             raise ConfigError(
                 f"a trajectory may have rollout.max_tokens={self.rollout.max_tokens} tokens, and a forward takes "

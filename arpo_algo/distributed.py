@@ -1,7 +1,8 @@
 """The processes of one run: who am I, and how do we agree.
 
 Started by ``accelerate launch`` or ``torchrun``, which set RANK, WORLD_SIZE and MASTER_ADDR; started plainly, a run is
-a world of one and every method below is free. Each process holds the whole model. Losses are sums that were divided by
+a world of one and every method below is free. Each process holds the whole model, or a part of every layer
+(:mod:`arpo_algo.sharding`). Losses are sums that were divided by
 the *global* number of terms, so gradients are added, not averaged.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ class World:
         return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes, in a few large messages.
+        """Replace every whole gradient by its sum over the processes, in a few large messages.
 
         A parameter without a gradient here may have one elsewhere: it counts as zero.
         """
@@ -87,6 +89,8 @@ class World:
             return
         bucket: list[torch.Tensor] = []
         for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                continue  # FSDP has added them
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             bucket.append(parameter.grad)

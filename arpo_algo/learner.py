@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
+from arpo_algo import sharding
 from arpo_algo.advantages import soft, term_weights
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.branching import BranchingRule
@@ -87,6 +88,7 @@ class LearnerConfig:
     gradient_checkpointing: bool = opt(False, "recompute layers in the backward pass: less memory, more time")
     optimizer: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit keeps its moments in 8 bits (bitsandbytes, GPU)")
     lora: LoraConfig = section(LoraConfig, "low-rank adapters instead of all weights")
+    shard: bool = opt(False, "FSDP2: each process holds a part of every layer (with several processes)")
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -176,12 +178,15 @@ class Learner:
         if config.lora.rank:
             attach(model, config.lora)
         self.world = world or World()
+        if config.shard:
+            sharding.shard(model, self.world)
         self.model = model
         self.config = config
         self.temperature = temperature or 1.0
         self.device = next(model.parameters()).device
         self.precision = resolve_precision(config.precision, self.device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.sharded = sharding.is_sharded(self.parameters)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = _optimizer(config, self.parameters, self.device)
@@ -283,7 +288,7 @@ class Learner:
         for tree in trees:
             nothing = soft(tree, [0.0] * len(tree.leaves()))
             items.append(Credited(tree, nothing, dict.fromkeys(nothing, 0.0)))
-        own = self._own(items)
+        own = items if self.sharded else self._own(items)  # a sharded forward needs every process
         for group in split(own, self.config.pack_tokens):
             packed = pack(group).to(self.device)
             with torch.no_grad(), self.autocast():
@@ -296,7 +301,7 @@ class Learner:
                     assert value is not None
                     for node, first in packed.spans:
                         node.value = float(value[first]) if node.tokens else 0.0
-        if self.world.size > 1:
+        if self.world.size > 1 and not self.sharded:
             _exchange_annotations(trees, [item.tree for item in own], self.world)
 
     def _own(self, items: list[Credited]) -> list[Credited]:
@@ -322,7 +327,21 @@ class Learner:
             )
             if getattr(algorithm, "dense", False) or any(_any(a) for a in credit.values())
         ]
-        return [pack(group).to(self.device) for group in split(self._own(items), self.config.pack_tokens)]
+        return self._packs(items)
+
+    def _packs(self, items: list[Credited]) -> list[Pack]:
+        """This process's packs.
+
+        A sharded layer runs in all processes at once: those with fewer packs repeat one, without weight.
+        """
+        packs = [pack(group).to(self.device) for group in split(self._own(items), self.config.pack_tokens)]
+        if self.sharded:
+            least = min(items, key=lambda item: item.tree.n_tokens, default=None)
+            missing = max(self.world.gather(len(packs))) - len(packs)
+            if missing and least is not None:
+                idle = pack(split([least], self.config.pack_tokens)[0]).to(self.device)
+                packs += [replace(idle, weight=torch.zeros_like(idle.weight))] * missing
+        return packs
 
     def _logp(self, packed: Pack) -> torch.Tensor:
         with torch.no_grad(), self.autocast():
@@ -367,7 +386,8 @@ class Learner:
             NonFiniteError: the norm, or a loss on the way, is not finite (the weights are left as they were).
         """
         self.world.add_gradients(self.parameters)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        clip = sharding.clip_gradients if self.sharded else torch.nn.utils.clip_grad_norm_
+        norm = float(clip(self.parameters, self.config.max_grad_norm))
         why = self._nonfinite or ("" if math.isfinite(norm) else f"the gradient norm is {norm}")
         self._nonfinite = ""
         if why := next(filter(None, self.world.gather(why)), ""):
@@ -389,8 +409,7 @@ class Learner:
         weights = term_weights(trees, "token")
         items = [Credited(t, dict.fromkeys(w, 1.0), w) for t, w in zip(trees, weights, strict=True)]
         total = 0.0
-        for group in split(self._own(items), self.config.pack_tokens):
-            packed = pack(group).to(self.device)
+        for packed in self._packs(items):
             with self.autocast():
                 out = score(self.model, packed, temperature=1.0)
             loss = -(packed.weight * out.logp[packed.term]).sum()
@@ -409,7 +428,11 @@ def _optimizer(
     """
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            [{"params": part} for part in sharding.apart(parameters)],
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
     if device.type != "cuda":
         raise ConfigError(f"learner.optimizer=adamw8bit needs a CUDA GPU, the model is on {device}; use adamw")

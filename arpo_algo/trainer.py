@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from arpo_algo import assembly, engines, models, options
+from arpo_algo import assembly, engines, models, options, sharding
 from arpo_algo.algorithms import make
 from arpo_algo.assembly import Position
 from arpo_algo.budget import Budget
@@ -37,6 +37,7 @@ from arpo_algo.evaluation import Evaluation, summarise
 from arpo_algo.guards import Alarm, Guards
 from arpo_algo.interrupts import Interrupts
 from arpo_algo.learner import Learner
+from arpo_algo.lora import merged_weights
 from arpo_algo.metrics import tree_metrics
 from arpo_algo.rendering import Renderer
 from arpo_algo.runfolder import RunFolder, read_trees, write_atomic, write_trees
@@ -149,9 +150,8 @@ class Trainer:
             from arpo_algo.workers.ray import RayRollouts
 
             return RayRollouts(config, source)
-        engine = assembly.build_engine(
-            config, self.model, self.tokenizer, source, separate=config.rollout.overlap != "off"
-        )
+        separate = config.rollout.overlap != "off" or (config.learner.shard and self.world.size > 1)
+        engine = assembly.build_engine(config, self.model, self.tokenizer, source, separate=separate)
         return LocalRollouts(
             engine,
             self.renderer,
@@ -416,10 +416,13 @@ class Trainer:
         """
         name = self.position.name
         final = self.store.folder / name
+        whole = None
+        if self.learner.sharded:
+            whole = assembly.WholeState.gather(self._active)
         if self.world.main and final not in self.store.paths():
             more = {"algorithm": self.config.algorithm.name, "guards": self.guards.state()}
             with self.interrupts.held(), self.store.writing(name) as folder:
-                assembly.write_state(folder, self.position, self.model, self.tokenizer, self._active, more)
+                assembly.write_state(folder, self.position, self.model, self.tokenizer, self._active, more, whole)
                 if self._batch is not None:
                     write_trees(folder / "trees.jsonl.gz", self._batch.trees)
                     write_trees(folder / "dropped.jsonl.gz", self._batch.dropped)
@@ -461,7 +464,7 @@ class Trainer:
 
     def _save_now(self) -> None:
         """After a second signal: save if memory holds a consistent point, else say where the last one is."""
-        if self._active.steps == self._consistent:
+        if self._active.steps == self._consistent and not self.learner.sharded:  # that would need every process
             self._active.optimizer.zero_grad(set_to_none=True)  # of packs that were already through
             try:
                 self.tracker.say(f"Stopped; saved at {self.save().name}.")
@@ -470,7 +473,7 @@ class Trainer:
                 self.tracker.say(f"Stopped; no checkpoint could be written: {error}")
         points = self.store.paths()
         self.tracker.say(
-            "Stopped in the middle of an update. "
+            "Stopped, with nothing consistent to save. "
             + (f"--resume goes on from {points[-1].name}." if points else "--resume begins again.")
         )
 
@@ -598,11 +601,13 @@ class Trainer:
         if "reference" not in getattr(self.algorithm, "needs", ()):
             return
         folder = self.folder.path / "reference"
+        sharded = self.learner.sharded and self.step == 0
+        whole = sharding.whole_state(self.model, keep=self.world.main) if sharded else None
         if self.step == 0 and self.world.main:
             fresh = folder.with_name(".reference")
             for old in (fresh, folder):
                 shutil.rmtree(old, ignore_errors=True)
-            self.model.save_pretrained(fresh)
+            self.model.save_pretrained(fresh, state_dict=whole)
             self.tokenizer.save_pretrained(fresh)
             fresh.replace(folder)
         self.world.barrier()
@@ -613,7 +618,15 @@ class Trainer:
 
     def _sync(self) -> None:
         """New weights to whoever samples; also clears its caches."""
-        self.rollouts.sync(dict(self.model.named_parameters()))
+        config = self.config
+        shares = config.rollout.engine == "torch" and config.rollout.overlap == "off" and not config.rollout.actors
+        if self.learner.sharded:
+            weights = sharding.whole_weights(self.model)
+        elif config.learner.lora.rank and not shares:
+            weights = merged_weights(self.model)  # who samples has a model without adapters
+        else:
+            weights = dict(self.model.named_parameters())
+        self.rollouts.sync(weights)
 
     def _show_trees(self, step: int, trees: list[Tree]) -> None:
         """The step's first trees, with advantages, for the viewer."""
