@@ -79,7 +79,7 @@ def main() -> None:
             pip("install", "-c", str(CONSTRAINTS), "-r", str(listed))
             pip("install", "--no-deps", str(wheel))
     print("this project …", flush=True)
-    pip("install", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[train,dev]")
+    pip("install", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[train,lora,dev]")
 
 
 if __name__ == "__main__":

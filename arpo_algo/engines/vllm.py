@@ -27,6 +27,7 @@ from arpo_algo.engines.collect import Progress, TopEntropy, seed_of
 from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.lora import base_of, merged_weights
 from arpo_algo.options import opt
 
 if TYPE_CHECKING:
@@ -325,11 +326,16 @@ def _threads_as_they_are() -> Iterator[None]:
 @register("vllm", VLLMOptions)
 def build(setup: EngineSetup, options: VLLMOptions) -> VLLMEngine:
     """On a copy of the weights of its own, loaded from where the learner's came from."""
-    return VLLMEngine(
-        models.resolve(setup.source),
+    source = models.resolve(setup.source)
+    base = base_of(source)
+    engine = VLLMEngine(
+        models.resolve(str(base)),
         setup.model,
         setup.tokenizer,
         slots=setup.slots,
         max_length=setup.max_length,
         options=options if options.dtype != "auto" else replace(options, dtype=setup.precision),
     )
+    if base != source:
+        engine.load_weights(merged_weights(setup.model))
+    return engine

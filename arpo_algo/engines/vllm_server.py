@@ -34,6 +34,7 @@ from arpo_algo.engines.collect import Progress, TopEntropy, seed_of
 from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.lora import merged_weights
 from arpo_algo.options import opt
 
 START_HINT = (
@@ -307,5 +308,5 @@ def build(setup: EngineSetup, options: VLLMServerOptions) -> VLLMServerEngine:
     engine = VLLMServerEngine(
         setup.model, setup.tokenizer, slots=setup.slots, max_length=setup.max_length, options=options
     )
-    engine.load_weights(dict(setup.model.named_parameters()))
+    engine.load_weights(merged_weights(setup.model))
     return engine

@@ -25,13 +25,18 @@ class WeightLayout:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> WeightLayout:
+        """Of the model without its adapters, where it has some (:func:`arpo_algo.lora.merged_weights`)."""
         first: dict[int, str] = {}
-        aliases = {}
+        shapes, aliases = {}, {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
+            if ".lora_" in name:
+                continue
+            name = name.replace(".base_layer.", ".")
             known = first.setdefault(id(parameter), name)
             if known != name:
                 aliases[name] = known
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+            else:
+                shapes[name] = tuple(parameter.shape)
         return cls(shapes, aliases)
 
     def checkpoint(

@@ -30,7 +30,9 @@ def url(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
-        str(Path(sys.executable).parent / "vllm"), "serve", str(default_model), "--host", "127.0.0.1",
+        # What `vllm serve` runs; the CPU wheel's own command looks for a package by another name than its own.
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(default_model),
+        "--host", "127.0.0.1",
         "--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "8", "--enforce-eager",
         "--block-size", "32", "--logprobs-mode", "processed_logprobs", "--kv-cache-memory-bytes", str(2**29),
         "--weight-transfer-config", '{"backend": "arpo-files"}',
