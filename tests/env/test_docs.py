@@ -74,7 +74,7 @@ def test_the_options_are_the_ones_there_are() -> None:
     of_env = set(inspect.signature(AgentEnv.__init__).parameters) - {"self", "family", "tools"}
     assert of_env <= documented
     assert documented - of_env == {
-        "sandbox", "python_seconds", "search_k", "search_chars", "tools", "search", "config",
+        "sandbox", "python_seconds", "search_k", "search_chars", "tools", "search", "retriever", "config",
         "browse", "browse_chars", "browse_summary", "on_fault",
     }  # fmt: skip
     defaults = {re.findall(r"`(\w+)`", row[0])[0]: row[1] for row in table("environments.md", "option")}
