@@ -52,7 +52,7 @@ def is_sharded(parameters: Iterable[torch.Tensor]) -> bool:
 
 def apart(parameters: Sequence[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
     """Sharded and whole parameters in lists of their own: fused kernels take no mixture. Empty lists are left out."""
-    sharded = [p for p in parameters if isinstance(p, DTensor)]
+    sharded: list[torch.nn.Parameter] = [p for p in parameters if isinstance(p, DTensor)]
     whole = [p for p in parameters if not isinstance(p, DTensor)]
     return [part for part in (sharded, whole) if part]
 

@@ -105,7 +105,15 @@ def trees(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["data-parallel", "fsdp2"])
-@pytest.mark.parametrize(("name", "mini_batch"), [("arpo", None), ("arpo", 3), ("ppo", None), ("reinforce_pp", None)])
+@pytest.mark.parametrize(
+    ("name", "mini_batch"),
+    [
+        ("arpo", None),
+        pytest.param("arpo", 3, marks=pytest.mark.slow),
+        pytest.param("ppo", None, marks=pytest.mark.slow),
+        pytest.param("reinforce_pp", None, marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_is_that_of_one_process(
     tiny_model: Path, trees: Path, tmp_path: Path, name: str, mini_batch: int | None, shard: bool
 ) -> None:
@@ -122,7 +130,9 @@ def test_the_gradient_is_that_of_one_process(
     assert all(torch.equal(a, b) for a, b in zip(*ranks, strict=True)), "the processes' weights stay the same"
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["data-parallel", "fsdp2"])
+@pytest.mark.parametrize(
+    "shard", [pytest.param(False, id="data-parallel"), pytest.param(True, id="fsdp2", marks=pytest.mark.slow)]
+)
 def test_a_run_of_two_processes(tiny_model: Path, tmp_path: Path, shard: bool) -> None:
     """Same trees as one process samples; one folder, one log; stopped and resumed on the way."""
     changes = {"sft.steps": 1, "eval.before": True, "algorithm.options.kl_coef": 0.05, "learner.shard": shard}
