@@ -70,7 +70,11 @@ def test_a_server_answers_in_the_wire_format_and_stops_when_asked(tmp_path: Path
     command = [sys.executable, "-m", "arpo_algo.cli", "serve-search", str(tmp_path / "corpus"), "--port", "0"]
     command += ["--cassette", str(tmp_path / "tape.sqlite")]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would its child
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=listen) as server:
         try:
             assert server.stdout is not None
             url = next(line for line in server.stdout if line.startswith("Serving at")).split()[2]
