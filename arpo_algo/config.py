@@ -154,7 +154,7 @@ class RunConfig:
             raise ConfigError(f"rollout.tis_cap must be > 0, got {self.rollout.tis_cap}")
         if self.learner.shard and self.learner.lora.rank:
             raise ConfigError("learner.shard and learner.lora.rank exclude each other; adapters train data parallel")
-        if self.rollout.max_tokens > self.learner.pack_tokens:
+        if (self.steps or self.sft.steps) and self.rollout.max_tokens > self.learner.pack_tokens:
             raise ConfigError(
                 f"a trajectory may have rollout.max_tokens={self.rollout.max_tokens} tokens, and a forward takes "
                 f"learner.pack_tokens={self.learner.pack_tokens}; raise pack_tokens or lower max_tokens"

@@ -32,15 +32,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(
-    args: argparse.Namespace, base: Path | None = None, defaults: Mapping[str, Any] | None = None
+    args: argparse.Namespace,
+    base: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    last: Sequence[str] = (),
 ) -> RunConfig:
-    """The configuration of ``args``: ``defaults``, over them the file (else ``base``), over it the overrides."""
+    """The configuration of ``args``: ``defaults``, the file (else ``base``), the overrides, ``last``; later ones win."""
     from arpo_algo import options
     from arpo_algo.config import RunConfig
 
     file = args.config or base
     values = options.read(file) if file else {}
-    return options.load(RunConfig, options.override(options.merge(defaults or {}, values), args.overrides))
+    return options.load(RunConfig, options.override(options.merge(defaults or {}, values), [*args.overrides, *last]))
 
 
 def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> None:

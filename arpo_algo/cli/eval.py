@@ -7,7 +7,6 @@ the configuration says goes first. See arpo_algo/presets.py.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, console, load_config, summary
@@ -15,6 +14,7 @@ from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, console, load_conf
 EPILOG = OVERRIDES
 #: Environments that have a search tool without being given one.
 _SEARCHING = ("ARPO-DeepSearch-v0", "ARPO-Web-v0", "ARPO-WebReplay-v0")
+_NO_TRAINING = ("steps=0", "sft.steps=0")
 add_arguments = add_run_arguments
 
 
@@ -22,13 +22,12 @@ def run(args: argparse.Namespace) -> None:
     from arpo_algo import presets
     from arpo_algo.trainer import Trainer
 
-    config = load_config(args)
+    config = load_config(args, last=_NO_TRAINING)
     preset = presets.find(config.model)
     if preset is not None:
         searches = config.env.id in _SEARCHING or config.env.options.get("search") is not None
-        config = load_config(args, defaults=preset.config(search=searches))
+        config = load_config(args, defaults=preset.config(search=searches), last=_NO_TRAINING)
         console.print(f"Run as {preset.checkpoint} is meant to be (prompt {preset.prompt!r}, {preset.sampling}).")
-    config = dataclasses.replace(config, steps=0, sft=dataclasses.replace(config.sft, steps=0))
     trainer = Trainer(config, args.out or Path("runs/eval"), resume=args.resume, console=console)
     try:
         result = trainer.evaluate(config.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import gymnasium
@@ -69,8 +70,10 @@ def test_packed_gradient_equals_flat_on_the_real_model(loaded) -> None:  # type:
             tree.nodes[leaf].outcome = Outcome(float(j == 0))
     algorithm = make("arpo")
     items = credited([tree], algorithm)
-    packed = packed_gradient(model, items, algorithm, 4096)
-    assert relative(packed, flat_gradient(model, items, algorithm)) < 1e-5
+    packed, flat = packed_gradient(model, items, algorithm, 4096), flat_gradient(model, items, algorithm)
+    # Against float64: over 49,152 words autograd's float32 log-softmax alone is off by 1e-4 (ours by 8e-6).
+    exact = flat_gradient(copy.deepcopy(model).double(), items, algorithm)
+    assert relative(packed.double(), exact) < max(1e-5, relative(flat.double(), exact))
 
 
 def test_special_tokens_in_a_result_are_plain_text(loaded) -> None:  # type: ignore[no-untyped-def]
