@@ -403,3 +403,19 @@ class TestRefusals:
         record = json.loads((tmp_path / "run" / "config.json").read_text())
         assert record["config"]["keep"] == 5
         assert [r["step"] for r in record["resumed"]] == [1]
+
+
+def test_nothing_of_a_phase_is_left_in_the_engine(tiny_model: Path, tmp_path: Path) -> None:
+    """What ran before must not decide how the next step is batched: a resumed run has no before."""
+    trainer = trainer_of(breakable(tiny_model, **{"eval.every": 1}), tmp_path / "run")
+    engine = trainer.rollouts.engine  # type: ignore[attr-defined]
+    sample, dirty = trainer.rollouts.sample, []
+
+    def watched(*args: Any) -> Any:
+        dirty.append(engine._steps or any(slot.tokens or slot.held or slot.used for slot in engine._slots))
+        return sample(*args)
+
+    trainer.rollouts.sample = watched  # type: ignore[method-assign]
+    trainer.run()
+    trainer.close()
+    assert dirty == [False] * 6, "three steps, three evaluations"
