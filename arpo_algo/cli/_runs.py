@@ -37,7 +37,7 @@ def load_config(
     defaults: Mapping[str, Any] | None = None,
     last: Sequence[str] = (),
 ) -> RunConfig:
-    """The configuration of ``args``: ``defaults``, the file (else ``base``), the overrides, ``last``; later ones win."""
+    """The configuration of ``args``: ``defaults``, file (else ``base``), overrides, ``last``; later ones win."""
     from arpo_algo import options
     from arpo_algo.config import RunConfig
 
