@@ -297,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, nargs="*", default=[256, 768, 1536], help="prompt lengths")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, help="tree and flat are needed")
     parser.add_argument("--layers", type=int, default=30, help="layers of the model (SmolLM2: 30)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -311,7 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         job = Job(**json.loads(options.job))
         print(json.dumps(work(job)))
         return
-    methods = [*METHODS, *(["trl"] if options.trl else [])]
+    if not {"tree", "flat"} <= set(options.methods):
+        parser.error("--methods must hold tree and flat: the ratio is theirs")
+    methods = [*options.methods, *(["trl"] if options.trl else [])]
     pythons = dict.fromkeys(METHODS, sys.executable) | {"trl": options.trl}
     if not options.no_check:
         errors = check_gradients(methods, pythons, options.threads)
@@ -337,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "of ideal": f"{speedup / ideal:.0%}",
             # Sampled tokens are shared less than prompts, and the head runs on them alone: what products allow.
             "of products": f"{speedup * flops(tree, options.layers) / flops(tree, options.layers, flat=True):.0%}",
-            **{f"{m}/tree": f"{seconds[m] / seconds['tree']:.2f}" for m in methods[2:]},
+            **{f"{m}/tree": f"{seconds[m] / seconds['tree']:.2f}" for m in methods if m not in ("tree", "flat")},
             "peak MiB tree, flat": f"{got['tree']['peak_MiB']}, {got['flat']['peak_MiB']}",
             "of peak": f"{flops(tree, options.layers) / got['tree']['cpu'] / ceiling:.0%}",
         }
