@@ -70,10 +70,12 @@ def _model(name: str, messages: Sequence[dict[str, str]], stop: tuple[str, ...])
     from arpo_algo import models
     from arpo_algo.engines.base import Finished, Request, Sampling
     from arpo_algo.engines.torch import TorchEngine
+    from arpo_algo.precision import resolve_precision
     from arpo_algo.rendering import Renderer
 
     loaded, tokenizer = models.load(name)
-    engine = TorchEngine(loaded, tokenizer, slots=2, max_length=2048)
+    precision = resolve_precision("auto", loaded.device)
+    engine = TorchEngine(loaded, tokenizer, slots=2, max_length=2048, precision=precision)
     renderer = Renderer(tokenizer)
     tokens = renderer.prompt(messages)
     turn = 0
