@@ -39,7 +39,7 @@ def make_env(config: RunConfig) -> TextEnv:
     """
     try:
         env: TextEnv = gymnasium.make(config.env.id, disable_env_checker=True, **config.env.options)
-    except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound, ModuleNotFoundError) as error:
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ConfigError(f"env.id={config.env.id!r}: {error}") from None
     return env
 

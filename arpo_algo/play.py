@@ -11,6 +11,7 @@ from rich.text import Text
 
 import arpo_env  # noqa: F401 (registers the ids)
 from arpo_algo import options
+from arpo_algo.errors import ConfigError
 from arpo_env.env import AgentEnv
 
 #: Is sent observations, gives turns.
@@ -21,9 +22,12 @@ def play(console: Console, env_id: str, seed: int, overrides: Sequence[str], *, 
     """Play one episode; returns 0.
 
     Raises:
-        ConfigError: an unknown option, or a model that cannot be loaded.
+        ConfigError: an unknown id or option, or a model that cannot be loaded.
     """
-    env = gymnasium.make(env_id, disable_env_checker=True, **options.override({}, overrides))
+    try:
+        env = gymnasium.make(env_id, disable_env_checker=True, **options.override({}, overrides))
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ConfigError(f"env={env_id!r}: {error}") from None
     inner = env.unwrapped
     assert isinstance(inner, AgentEnv)
     try:

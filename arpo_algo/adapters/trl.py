@@ -81,7 +81,7 @@ class EnvRollouts:
     def _make_env(self) -> TextEnv:
         try:
             env: TextEnv = gymnasium.make(self.env_id, disable_env_checker=True, **self.options)
-        except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
+        except gymnasium.error.Error as error:
             raise ConfigError(f"env_id={self.env_id!r}: {error}") from None
         return env
 

@@ -67,6 +67,8 @@ def test_every_value_has_a_help_text() -> None:
         (["train", "--out", "{tmp}", "env.options.hopps=[1]"], "did you mean 'hops'"),
         (["train", "--out", "{tmp}", "env.options.sandbox=dokcer"], "sandbox"),
         (["train", "--out", "{tmp}", "model=./not/there", "env.options.tools=['search']"], "neither a folder"),
+        (["train", "--out", "{tmp}", "env.id=runs/demo/model"], "Malformed environment ID"),
+        (["play", "ARPO-DeepSerch-v0"], "ARPO-DeepSerch"),
         (["view", "{tmp}/none"], "is not there"),
         (["sft", "--out", "{tmp}"], "sft.steps"),
     ],
