@@ -128,6 +128,8 @@ class Trainer:
                 self.folder, self.console, config.log, record["config"], resume_step=self.position.step
             )
         except BaseException:
+            if hasattr(self, "rollouts"):
+                self.rollouts.close()
             self.folder.close()
             raise
         self._consistent = self._active.steps
@@ -275,7 +277,7 @@ class Trainer:
                 self._save_if_due(self.step, last=self.step == config.steps or self._spent())
                 if config.eval.every and self.step % config.eval.every == 0 and self.step < config.steps:
                     self.evaluate(f"step {self.step}")
-                    if config.keep_best and self._best() == self.position.name:
+                    if self.world.agree(self._best()) == self.position.name:
                         self._save_or_warn()
 
     def train_step(self, live: Live) -> dict[str, float]:
