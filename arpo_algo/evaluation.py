@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arpo_algo.engines.base import Engine, Sampling
 from arpo_algo.errors import TrainingError
-from arpo_algo.rendering import Renderer
-from arpo_algo.sampler import RolloutConfig, TextEnv, TreeSampler
 from arpo_algo.stats import wilson
-from arpo_algo.tree import Node, Tree
+from arpo_algo.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -58,35 +54,6 @@ class Evaluation:
             "void": self.void,
             "per_task": self.per_task,
         }
-
-
-def evaluate(
-    engine: Engine,
-    renderer: Renderer,
-    make_env: Callable[[], TextEnv],
-    task_ids: Sequence[str],
-    *,
-    name: str,
-    step: int,
-    sampling: Sampling,
-    seed: int,
-    max_turn_tokens: int,
-    max_tokens: int,
-    tool_lag: int | None = 1,
-    workers: int = 8,
-    on_leaf: Callable[[Tree, Node], None] | None = None,
-) -> Evaluation:
-    """Sample one trajectory a task and grade it; infrastructure faults are counted apart, never as failures."""
-    config = RolloutConfig(
-        M=1, N=1, sampling=sampling, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, tool_lag=tool_lag
-    )
-    sampler = TreeSampler(engine, renderer, make_env, config, workers=workers)
-    start = time.perf_counter()
-    try:
-        trees = sampler.sample([{"task_id": t} for t in task_ids], seed=(seed, 7), on_leaf=on_leaf)
-    finally:
-        sampler.close()
-    return summarise(trees, name=name, step=step, seconds=time.perf_counter() - start)
 
 
 def summarise(trees: Sequence[Tree], *, name: str, step: int, seconds: float) -> Evaluation:
