@@ -39,6 +39,8 @@ INSTALL_HINT = (
 )
 _CPU_BLOCK = 32  # tokens a cache block on CPUs: the smallest that vLLM's CPU kernels like, so that forks share most
 
+_CPU_STEP = 4096  # tokens a step
+
 
 @dataclass(frozen=True)
 class VLLMOptions:
@@ -55,6 +57,7 @@ class VLLMOptions:
         None, "GiB of KV cache; none: on CPUs room for all slots, at most half of what is free; on GPUs memory_share"
     )
     memory_share: float = opt(0.4, "share of a GPU's memory for vLLM, weights included; the learner needs the rest")
+    step_tokens: int | None = opt(None, "most tokens a step computes; none: 4096 on CPUs, vLLM's own choice on GPUs")
     eager: bool | None = opt(None, "no compilation, no CUDA graphs; none: eager on CPUs only")
     lora_rank: int = opt(0, "largest rank of LoRA adapters (load_adapter); 0: none")
     extra: dict[str, Any] = field(
@@ -64,6 +67,8 @@ class VLLMOptions:
     def __post_init__(self) -> None:
         if self.top_logprobs < 1:
             raise ConfigError(f"top_logprobs must be >= 1, got {self.top_logprobs}")
+        if self.step_tokens is not None and self.step_tokens < 1:
+            raise ConfigError(f"step_tokens must be >= 1, got {self.step_tokens}")
         if not 0 < self.memory_share <= 1:
             raise ConfigError(f"memory_share must lie in (0, 1], got {self.memory_share}")
         if self.kv_gib is not None and self.kv_gib <= 0:
@@ -287,6 +292,12 @@ def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMO
     block = options.block_size or (_CPU_BLOCK if cpu else None)
     if block is not None:
         arguments["block_size"] = block
+    if cpu:
+        # A prompt computed in pieces needs its random stream wound back after each, which generators on CPUs cannot.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(options.step_tokens or _CPU_STEP, max_length, slots)
+    elif options.step_tokens is not None:
+        arguments["max_num_batched_tokens"] = options.step_tokens
     if options.kv_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(options.kv_gib * 2**30)
     elif cpu:

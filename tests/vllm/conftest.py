@@ -43,6 +43,8 @@ def engine(loaded: tuple[Any, Any], default_model: Path) -> Iterator[Any]:
     from arpo_algo.engines.vllm import VLLMEngine, VLLMOptions
 
     model, tokenizer = loaded
-    made = VLLMEngine(default_model, model, tokenizer, slots=16, max_length=512, options=VLLMOptions(dtype="float32"))
+    made = VLLMEngine(
+        default_model, model, tokenizer, slots=16, max_length=512, options=VLLMOptions(dtype="float32", step_tokens=512)
+    )
     yield made
     made.close()

@@ -130,6 +130,21 @@ def test_a_request_s_draws_depend_on_its_seed_alone(engine: Any, loaded: Any) ->
     assert {i: e.tokens for i, e in again.items()} == {i: e.tokens for i, e in alone.items()}
 
 
+def test_prompts_beyond_one_step_wait_whole(engine: Any, loaded: Any) -> None:
+    model, tokenizer = loaded
+    engine._forget()
+    text = "a river and a bridge and " * 30
+    before = [prompt(tokenizer, f"Story {i} about {text}") for i in range(3)]
+    budget = engine._llm.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(map(len, before)) > budget > max(map(len, before))
+    done, _ = run(engine, [Request(i, tokens, 4, (), (0, i)) for i, tokens in enumerate(before)])
+    for i, tokens in enumerate(before):
+        logprobs, _ = recompute(model, tokens, done[i])
+        assert torch.allclose(logprobs, torch.tensor(done[i].logprobs), atol=ATOL)
+        alone = run(engine, [Request(i, tokens, 4, (), (0, i))])[0][i]
+        assert alone.tokens == done[i].tokens, "waiting costs no draw"
+
+
 def test_new_weights_change_what_is_said_and_nothing_of_the_old_stays(engine: Any, loaded: Any) -> None:
     model, tokenizer = loaded
     before = prompt(tokenizer, "Tell me a story about " + "a river and a bridge and " * 8)

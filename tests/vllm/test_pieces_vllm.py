@@ -21,6 +21,10 @@ from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.entropy import entropy_from_logits
 from arpo_algo.errors import ConfigError, TrainingError
 
+VLLM_REFUSES = (
+    {"top_logprobs": 0}, {"memory_share": 1.5}, {"kv_gib": 0}, {"lora_rank": -1}, {"step_tokens": 0}, {"dtype": "int8"},
+)  # fmt: skip
+
 
 def tiny(tied: bool) -> Any:
     config = AutoConfig.for_model(
@@ -85,7 +89,7 @@ def test_unknown_engines_and_options_are_refused_by_name() -> None:
         engines.choose("vlm", {})
     with pytest.raises(ConfigError, match=r"did you mean 'rollout\.engine_options\.dtype'"):
         engines.choose("vllm", {"dtpe": "auto"})
-    for bad in ({"top_logprobs": 0}, {"memory_share": 1.5}, {"kv_gib": 0}, {"lora_rank": -1}, {"dtype": "int8"}):
+    for bad in VLLM_REFUSES:
         with pytest.raises(ConfigError):
             engines.choose("vllm", bad)
     for bad in ({"top_logprobs": 0}, {"timeout": 0}):

@@ -35,6 +35,7 @@ def url(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "--host", "127.0.0.1",
         "--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "8", "--enforce-eager",
         "--block-size", "32", "--logprobs-mode", "processed_logprobs", "--kv-cache-memory-bytes", str(2**29),
+        "--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048",
         "--weight-transfer-config", '{"backend": "arpo-files"}',
     ]  # fmt: skip
     env = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "TORCH_COMPILE_DISABLE": "1"}
