@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
+from arpo_env.shared import Shared
 
 if TYPE_CHECKING:
     import openai
@@ -54,7 +55,7 @@ class Completion:
     reasoning: str = ""
 
 
-class ChatClient:
+class ChatClient(Shared):
     """A blocking client of one model behind one endpoint; thread-safe, shared by clones of an environment.
 
     Args:
@@ -162,9 +163,6 @@ class ChatClient:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def __repr__(self) -> str:
         return f"ChatClient({self.base_url!r}, {self.model!r})"

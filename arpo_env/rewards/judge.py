@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 from arpo_env.chat import Completion
 from arpo_env.errors import ConfigError, InfraError
 from arpo_env.rewards.base import Verdict
 from arpo_env.search.cache import Cassette, arguments_key
+from arpo_env.shared import Shared
 
 #: Part of every cached verdict's key: change it with the wording below.
 PROMPT_VERSION = "1"
@@ -48,7 +49,7 @@ class Chat(Protocol):
     ) -> Completion: ...
 
 
-class LLMJudge:
+class LLMJudge(Shared):
     """``judge(question, answer, golds)`` -> a verdict of 1 or 0. Thread-safe.
 
     Args:
@@ -81,9 +82,6 @@ class LLMJudge:
             if self.cassette is not None:
                 right = self.cassette.put("judge", self._corpus, key, right)
         return Verdict(float(right), f"{self.client.model} says {'correct' if right else 'incorrect'}")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _ask(self, question: str, answer: str, golds: Sequence[str]) -> bool:
         asked = _ASK.format(

@@ -18,10 +18,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from arpo_env.errors import ConfigError
-from arpo_env.search.base import Hit, Page
+from arpo_env.search.base import Page, PageIndex
 from arpo_env.search.corpus import page_line
 from arpo_env.search.postings import Postings, PostingsBuilder
 from arpo_env.search.storage import (
@@ -42,7 +42,7 @@ FORMAT_VERSION = 2
 _RANKING_VERSION = 1
 
 
-class BM25Index:
+class BM25Index(PageIndex):
     """A read-only BM25 index; a :class:`~arpo_env.search.base.SearchBackend`.
 
     Make one with :meth:`build` or :meth:`load`.
@@ -58,7 +58,7 @@ class BM25Index:
         parameters: Mapping[str, Any],
         fingerprint: str,
     ) -> None:
-        self._pages = pages
+        self.pages = pages
         self._vocabulary = vocabulary
         self._postings = postings
         self.parameters = dict(parameters)
@@ -100,26 +100,6 @@ class BM25Index:
             publish(scratch, folder, _manifest(postings.pages, parameters, fingerprint))
         return cls.load(folder)
 
-    @property
-    def pages(self) -> Sequence[Page]:
-        """The pages, in index order."""
-        return self._pages
-
-    def __len__(self) -> int:
-        return len(self._pages)
-
-    def search(self, query: str, k: int) -> list[Hit]:
-        """The ``k`` best pages that share a term with ``query``; ties in page order.
-
-        Raises:
-            ConfigError: ``k`` < 1.
-        """
-        return [
-            Hit(page.title, page.url, page.text, score)
-            for number, score in self.rank(query, k)
-            for page in (self._pages[number],)
-        ]
-
     def rank(self, query: str, k: int) -> list[tuple[int, float]]:
         """(page number, BM25 score) of the ``k`` best pages, best first."""
         if k < 1:
@@ -127,16 +107,6 @@ class BM25Index:
         words = terms(query)
         ids = (self._vocabulary.get(word) for word in (*words, _whole(words)))
         return self._postings.top([i for i in ids if i is not None], k)
-
-    def clone(self) -> Self:
-        """The index itself: read-only, so forks of an environment share it."""
-        return self
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     # ------------------------------------------------------------------ on disk
 
@@ -150,7 +120,7 @@ class BM25Index:
         with partial_folder(folder) as scratch:
             self._postings.save(scratch)
             save_terms(self._vocabulary, scratch)
-            save_pages(self._pages, scratch)
+            save_pages(self.pages, scratch)
             publish(scratch, folder, _manifest(len(self), self.parameters, self.fingerprint))
 
     @classmethod

@@ -31,10 +31,10 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from arpo_env.errors import ConfigError, InfraError, unknown
-from arpo_env.search.base import Hit, SearchBackend
+from arpo_env.search.base import Hit, SearchBackend, SharedBackend
 
 CacheMode = Literal["off", "record", "replay", "strict"]
 MODES: tuple[str, ...] = get_args(CacheMode)
@@ -331,7 +331,7 @@ class Recorder:
         return None
 
 
-class CachedBackend:
+class CachedBackend(SharedBackend):
     """A search backend with a cassette in front; itself a :class:`~arpo_env.search.base.SearchBackend`.
 
     Args:
@@ -364,16 +364,6 @@ class CachedBackend:
         # Imported caches do not say how many hits were asked for.
         rows = self._recorder.answer({"query": query, "k": k}, lambda: self._ask(query, k), also={"query": query})
         return [Hit(*row) for row in rows]
-
-    def clone(self) -> Self:
-        """Itself: clones of an environment share the cache."""
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __copy__(self) -> Self:
-        return self
 
     def _ask(self, query: str, k: int) -> list[list[Any]]:
         assert self.backend is not None

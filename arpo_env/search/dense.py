@@ -12,12 +12,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 
 from arpo_env.errors import ConfigError
-from arpo_env.search.base import Hit, Page
+from arpo_env.search.base import Page, PageIndex
 from arpo_env.search.embedding import Embedder, Vectors
 from arpo_env.search.storage import MANIFEST, write_json
 
@@ -29,7 +28,7 @@ _BATCH = 256
 _DIGITS = 5
 
 
-class DenseIndex:
+class DenseIndex(PageIndex):
     """A :class:`~arpo_env.search.base.SearchBackend` over pages and their vectors. Read-only, so copies are itself.
 
     Args:
@@ -122,21 +121,6 @@ class DenseIndex:
             raise ConfigError(f"the vectors in {folder} are damaged: {path.name} is missing or cut short; embed again")
         return cls(pages, np.memmap(path, np.float32, "r", shape=shape), embedder, corpus)
 
-    def __len__(self) -> int:
-        return len(self.pages)
-
-    def search(self, query: str, k: int) -> list[Hit]:
-        """The ``k`` pages whose vectors are nearest to the query's; none for a query without a word.
-
-        Raises:
-            ConfigError: ``k`` < 1.
-        """
-        return [
-            Hit(page.title, page.url, page.text, score)
-            for number, score in self.rank(query, k)
-            for page in (self.pages[number],)
-        ]
-
     def rank(self, query: str, k: int) -> list[tuple[int, float]]:
         """(page number, cosine to five digits) of the ``k`` best pages, best first, ties in page order."""
         if k < 1:
@@ -155,16 +139,6 @@ class DenseIndex:
             found = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
         order = found[np.lexsort((found, -scores[found]))[:k]]
         return [(int(i), float(scores[i])) for i in order]
-
-    def clone(self) -> Self:
-        """The index itself: read-only, so forks of an environment share it."""
-        return self
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 def _batches(pages: Iterable[Page]) -> Iterable[list[str]]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Self
 
 from arpo_env.errors import ConfigError
-from arpo_env.search.base import Hit, Page, SearchBackend
+from arpo_env.search.base import Hit, Page, SearchBackend, SharedBackend
 
 _CONSTANT = 60
 
 
-class HybridBackend:
+class HybridBackend(SharedBackend):
     """Fuses the results of ``backends``; itself a :class:`~arpo_env.search.base.SearchBackend`.
 
     Args:
@@ -63,13 +62,3 @@ class HybridBackend:
             if pages is not None:
                 return pages
         raise AttributeError("none of the backends keeps its pages")
-
-    def clone(self) -> Self:
-        """Itself: clones of an environment share the backends."""
-        return self
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self

@@ -20,12 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
 from arpo_env.search.base import Hit
 from arpo_env.search.gate import Gate, cache_folder
+from arpo_env.shared import Shared
 from arpo_env.web.extract import decode
 
 #: Pages that are served with status 200 in place of results when an engine takes one for a robot.
@@ -62,7 +63,7 @@ class Fetcher(Protocol):
     def __call__(self, query: str) -> Reply: ...
 
 
-class LiveSearch:
+class LiveSearch(Shared):
     """A search backend over the live web.
 
     Args:
@@ -125,9 +126,6 @@ class LiveSearch:
             self._sleep(wait * self._jitter.uniform(0.5, 1.0))
             wait *= 2
         raise AssertionError("unreachable")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _attempt(self, query: str) -> Reply | InfraError:
         try:

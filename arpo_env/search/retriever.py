@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 from arpo_env.errors import ConfigError, InfraError
 from arpo_env.search.base import Hit, SearchBackend
+from arpo_env.shared import Shared
 
 #: Statuses that may pass: overload, throttling, a gateway's hiccup.
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
@@ -37,7 +38,7 @@ _MAX_QUERIES = 256
 _MAX_TOPK = 100
 
 
-class HttpRetriever:
+class HttpRetriever(Shared):
     """A search backend that asks a retriever over HTTP.
 
     Args:
@@ -108,9 +109,6 @@ class HttpRetriever:
                 self._sleep(min(self._max_wait, max(asked, wait * self._jitter.uniform(0.5, 1.0))))
                 wait *= 2
         raise AssertionError("unreachable")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _post(self, body: bytes) -> bytes:
         """One attempt; the body of a 200 reply."""

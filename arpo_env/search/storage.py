@@ -13,16 +13,16 @@ import shutil
 import tempfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import numpy as np
 
 from arpo_env.errors import ConfigError
-from arpo_env.search.base import Page
+from arpo_env.search.base import Page, PageSequence
 from arpo_env.search.corpus import page_line, parse_page
 
 MANIFEST = "index.json"
@@ -72,7 +72,7 @@ class Blob:
         return bytes(self._bytes[self._offsets[number] : self._offsets[number + 1]])
 
 
-class StoredPages(Sequence[Page]):
+class StoredPages(PageSequence):
     """The pages of a saved index, read from the mapped file one at a time."""
 
     NAME = "pages"
@@ -83,16 +83,7 @@ class StoredPages(Sequence[Page]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Page: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Page]: ...
-    def __getitem__(self, index: int | slice) -> Page | Sequence[Page]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(f"page {index} of {len(self)}")
+    def page_at(self, number: int) -> Page:
         return parse_page(self._rows[number], f"stored page {number}")
 
 

@@ -15,12 +15,12 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
 
 import arpo_env
 from arpo_env.errors import ConfigError
 from arpo_env.search.base import Page
 from arpo_env.search.gate import Gate, cache_folder
+from arpo_env.shared import Shared
 from arpo_env.web.address import AddressPolicy, Target
 from arpo_env.web.base import PageFault, Refusal
 from arpo_env.web.extract import Extractor
@@ -31,7 +31,7 @@ AGENT = "arpo-browse"
 _BARE = re.compile(r"[\w-]+(?:\.[\w-]+)+(?:[:/?#].*)?")
 
 
-class LivePages:
+class LivePages(Shared):
     """Pages of the live web.
 
     Args:
@@ -120,9 +120,6 @@ class LivePages:
             else:
                 return self.extractor.page(document)
         raise AssertionError("unreachable")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _visit(self, url: str) -> Document:
         """One attempt, from robots.txt to a good status."""

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from arpo_env.errors import ConfigError
 from arpo_env.search.base import Page
+from arpo_env.shared import Shared
 from arpo_env.web.base import Refusal
 
 
-class LocalPages:
+class LocalPages(Shared):
     """The pages of a corpus by URL, and by title where there is none (or none is remembered).
 
     Of pages with the same URL or title the first one counts. A table of hashes is made at the first page (16 bytes an
@@ -66,9 +67,6 @@ class LocalPages:
             if wanted in _names(page):
                 return page
         raise Refusal("there is no such page")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _index(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         with self._lock:

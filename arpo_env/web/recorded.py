@@ -6,14 +6,13 @@ replay hangs on no server and no release of an extractor. A refusal is an answer
 
 from __future__ import annotations
 
-from typing import Any, Self
-
 from arpo_env.search.base import Page
 from arpo_env.search.cache import CacheMode, Cassette, Recorder
+from arpo_env.shared import Shared
 from arpo_env.web.base import PageSource, Refusal
 
 
-class RecordedPages:
+class RecordedPages(Shared):
     """A source of pages with a cassette; itself a :class:`~arpo_env.web.base.PageSource`.
 
     Args:
@@ -50,9 +49,6 @@ class RecordedPages:
         if "refused" in row:
             raise Refusal(row["refused"])
         return Page(**row)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _ask(self, address: str) -> dict[str, str]:
         assert self.source is not None

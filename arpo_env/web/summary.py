@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from arpo_env.errors import ConfigError, InfraError
 from arpo_env.search.base import Page
 from arpo_env.search.cache import CacheMode, Cassette, Recorder
+from arpo_env.shared import Shared
 
 _SYSTEM = (
     "You read a web page for somebody else. Report what the page says about the question, with names, numbers and "
@@ -30,7 +31,7 @@ class Chat(Protocol):
     def complete(self, messages: Sequence[Mapping[str, Any]], *, temperature: float, max_tokens: int) -> Any: ...
 
 
-class Summariser:
+class Summariser(Shared):
     """Sums up pages.
 
     Args:
@@ -88,9 +89,6 @@ class Summariser:
             "words": self._words,
         }
         return str(self._recorder.answer(arguments, lambda: self._ask(page.title, text, goal)))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def _ask(self, title: str, text: str, goal: str) -> str:
         assert self._chat is not None

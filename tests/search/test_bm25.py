@@ -174,7 +174,7 @@ def test_it_is_mapped_not_read(tmp_path: Path) -> None:
     BM25Index.build(CORPUS).save(tmp_path)
     loaded = BM25Index.load(tmp_path)
     assert isinstance(loaded._postings.scores, np.memmap)
-    assert isinstance(loaded._pages._rows._bytes, np.memmap)  # type: ignore[attr-defined]
+    assert isinstance(loaded.pages._rows._bytes, np.memmap)  # type: ignore[attr-defined]
 
 
 def test_saving_over_an_index_keeps_readers_of_the_old_one(tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
 
 from arpo_env.search.base import Page
+from arpo_env.shared import Shared
 from arpo_env.tasks.deepsearch.world import Entity, World
 from arpo_env.web.base import Refusal
 
 _PATH = re.compile(r"https?://[a-z]+\.world\.invalid/([a-z]+)/(\d{1,9})/?", re.IGNORECASE)
 
 
-class WorldPages:
+class WorldPages(Shared):
     """The pages of one world, by their URLs (``https://train.world.invalid/city/3``)."""
 
     deterministic = True
@@ -34,6 +34,3 @@ class WorldPages:
                 if page.url == address.strip().partition("#")[0].rstrip("/").lower():
                     return page
         raise Refusal("there is no such page")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arpo_env.errors import ConfigError, unknown
-from arpo_env.search.base import Page
+from arpo_env.search.base import Page, PageSequence
 from arpo_env.tasks.base import SPLITS
 from arpo_env.tasks.deepsearch.names import SPACES
 from arpo_env.tasks.deepsearch.schema import (
@@ -96,7 +94,7 @@ class Entity:
         return f"{self.kind}:{self.number}"
 
 
-class World(Sequence[Page]):
+class World(PageSequence):
     """The encyclopaedia of one spec. Read-only after construction, so threads and clones share it."""
 
     def __init__(self, spec: WorldSpec) -> None:
@@ -269,16 +267,7 @@ class World(Sequence[Page]):
     def __len__(self) -> int:
         return self.spec.pages
 
-    @overload
-    def __getitem__(self, index: int) -> Page: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Page]: ...
-    def __getitem__(self, index: int | slice) -> Page | Sequence[Page]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(f"page {index} of {len(self)}")
+    def page_at(self, number: int) -> Page:
         return self.page(self.entity(number))
 
     def page(self, entity: Entity) -> Page:
