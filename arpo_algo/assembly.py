@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import arpo_env  # noqa: F401 (registers the ids)
 from arpo_algo import checkpoint, engines, models, sharding
 from arpo_algo.branching import Never
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
 from arpo_algo.engines.base import Engine, Sampling
+from arpo_algo.envs import open_env
 from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner
 from arpo_algo.precision import resolve_precision
@@ -37,11 +36,7 @@ def make_env(config: RunConfig) -> TextEnv:
     Raises:
         ConfigError: an unknown id or option. ToolUnavailable: a tool does not work here.
     """
-    try:
-        env: TextEnv = gymnasium.make(config.env.id, disable_env_checker=True, **config.env.options)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ConfigError(f"env.id={config.env.id!r}: {error}") from None
-    return env
+    return open_env(config.env.id, config.env.options, name="env.id")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-import gymnasium
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-import arpo_env  # noqa: F401 (registers the ids)
 from arpo_algo import options
-from arpo_algo.errors import ConfigError
+from arpo_algo.envs import open_env
 from arpo_env.env import AgentEnv
 
 #: Is sent observations, gives turns.
@@ -24,10 +22,7 @@ def play(console: Console, env_id: str, seed: int, overrides: Sequence[str], *, 
     Raises:
         ConfigError: an unknown id or option, or a model that cannot be loaded.
     """
-    try:
-        env = gymnasium.make(env_id, disable_env_checker=True, **options.override({}, overrides))
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ConfigError(f"env={env_id!r}: {error}") from None
+    env = open_env(env_id, options.override({}, overrides), name="env")
     inner = env.unwrapped
     assert isinstance(inner, AgentEnv)
     try:

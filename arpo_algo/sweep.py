@@ -63,7 +63,6 @@ class SweepRow:
     label: str
     seed: int
     final: Evaluation
-    before: Evaluation | None
     spent: dict[str, list[float]] = field(default_factory=dict)  # metric -> running total by step
     success: list[float] = field(default_factory=list)
 
@@ -189,7 +188,7 @@ def _train(config: RunConfig, one: Entrant, seed: int, model: str, out: Path, co
     if final is None:
         raise ConfigError(f"{folder} was finished without an evaluation; delete finished.json there to run it again")
     steps = [r for r in read_rows(folder / "metrics.jsonl") if r.get("phase") == "train"]
-    row = SweepRow(one.label, seed, final, _last_evaluation(out / "cold-start" / f"seed-{seed}"))
+    row = SweepRow(one.label, seed, final)
     row.success = [r["success"] for r in steps]
     for axis, metric in AXES.items():
         total, totals = 0.0, []

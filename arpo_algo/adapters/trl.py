@@ -22,13 +22,12 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import gymnasium
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import arpo_env  # noqa: F401 (registers the ids)
 from arpo_algo.branching import BranchingRule, Never
 from arpo_algo.engines.base import Engine, Sampling
 from arpo_algo.engines.torch import TorchEngine
+from arpo_algo.envs import open_env
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.rendering import Renderer
 from arpo_algo.sampler import RolloutConfig, TextEnv, TreeSampler
@@ -79,11 +78,7 @@ class EnvRollouts:
         self._make_env().close()  # refuses what is wrong now
 
     def _make_env(self) -> TextEnv:
-        try:
-            env: TextEnv = gymnasium.make(self.env_id, disable_env_checker=True, **self.options)
-        except gymnasium.error.Error as error:
-            raise ConfigError(f"env_id={self.env_id!r}: {error}") from None
-        return env
+        return open_env(self.env_id, self.options, name="env_id")
 
     def dataset(self, count: int, split: str = "train") -> Any:
         """The first ``count`` tasks of the stream ``seed`` as a ``datasets.Dataset`` with the column ``prompt``."""
@@ -140,9 +135,9 @@ class EnvRollouts:
             trees = sampler.sample([{"task_id": t} for t in tasks], seed=(self.seed, self._calls, size))
         finally:
             sampler.close()
-        for tree in trees:
-            for leaf in tree.void_leaves():
-                raise TrainingError(f"infrastructure spoilt a trajectory of {tree.task_id}: {leaf.outcome}")
+        spoilt = next(((tree, leaf) for tree in trees for leaf in tree.void_leaves()), None)
+        if spoilt is not None:
+            raise TrainingError(f"infrastructure spoilt a trajectory of {spoilt[0].task_id}: {spoilt[1].outcome}")
         return [(tree, leaf) for tree in trees for leaf in tree.leaves()]
 
     def _engine_with(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:

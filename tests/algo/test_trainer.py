@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from toy import byte_tokenizer, toy_env
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_run import ByLength, save_model
+from toy import toy_env
+from transformers import AutoModelForCausalLM
 
 from arpo_algo import options
 from arpo_algo.algorithms import make
@@ -21,32 +22,13 @@ from arpo_algo.runfolder import RunFolder, read_rows, read_trees, write_atomic
 from arpo_algo.trainer import Trainer
 from arpo_algo.tree import Tree
 
-
-class ByLength(gymnasium.Wrapper[str, str, str, str]):
-    """Random bytes never answer well; reward something they do differ in."""
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        observation, _, terminated, truncated, info = self.env.step(action)
-        return observation, float(len(action) % 5), terminated, truncated, info
-
-
 if "ToyBytes-v0" not in gymnasium.registry:
     gymnasium.register("ToyBytes-v0", entry_point=lambda **kwargs: ByLength(toy_env(**kwargs)))
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    config = AutoConfig.for_model(
-        "llama", vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, pad_token_id=0, bos_token_id=256,
-        eos_token_id=257, initializer_range=0.1,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 def config(model: Path, **changes: Any) -> RunConfig:

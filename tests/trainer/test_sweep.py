@@ -68,7 +68,7 @@ def test_differences_pair_tasks_and_seeds() -> None:
     def row(label: str, seed: int, *success: float) -> module.SweepRow:
         tasks = {f"t/{i}": x for i, x in enumerate(success)}
         final = module.Evaluation("x", 1, tasks, 0.0, 0.0, 0.0, 0.0, 0.0, 0, ())
-        return module.SweepRow(label, seed, final, None)
+        return module.SweepRow(label, seed, final)
 
     rows = [row("a", 0, 1, 0, 0), row("a", 1, 0, 0, 0), row("b", 0, 1, 1, 0), row("b", 1, 1, 0, 0)]
     (one,) = differences(rows)
