@@ -9,7 +9,8 @@ the *global* number of terms, so gradients are added, not averaged.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,9 +19,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from arpo_algo.errors import TrainingError
+
 T = TypeVar("T")
 
-#: How long a process waits for the others: rollouts of one may take much longer than another's.
+#: How long a process waits for the others: to start; later, since one's rollouts may take much longer than another's.
+MEETING = timedelta(minutes=10)
 PATIENCE = timedelta(hours=3)
 _BUCKET = 64 * 1024 * 1024  # elements added in one message at most
 
@@ -34,14 +38,20 @@ class World:
 
     @classmethod
     def join(cls, device: str) -> World:
-        """Meet the other processes, if the launcher started any."""
+        """Meet the other processes, if the launcher started any.
+
+        Raises:
+            DistError: they did not come within :data:`MEETING`.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size <= 1:
             return cls()
         if not dist.is_initialized():
             # Two backends on GPUs: gradients travel by NCCL, Python objects by gloo, without a detour over the GPU.
             backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+            store.set_timeout(PATIENCE)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -110,10 +120,25 @@ class World:
                 out[key] = out.get(key, 0.0) + value
         return out
 
-    def leave(self) -> None:
-        """Part from the others, in order. Idempotent."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say it plainly when another process of the run has died or did not come; also a decorator.
+
+    Raises:
+        TrainingError: the block could not reach another process.
+    """
+    try:
+        yield
+    except TrainingError:
+        raise
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # which has no class for it
+            raise
+        raise TrainingError(
+            "another process of this run has died, or cannot be reached any more; its own output says why. Start all "
+            f"of them again with --resume ({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 def shares(sizes: Sequence[int], parts: int) -> list[list[int]]:

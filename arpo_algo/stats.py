@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -17,6 +18,11 @@ import numpy as np
 Z95 = 1.959963984540054
 #: Weight of the two pseudo-tasks, one at each end of the range, that keep an estimated variance away from zero.
 _PSEUDO = 0.25
+#: 97.5 % points of Student's t for 1, 2 … degrees of freedom.
+_T95 = (
+    12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814,
+    2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596,
+)  # fmt: skip
 #: Sign patterns are enumerated up to this many tasks that differ, and drawn above it.
 _EXACT = 14
 
@@ -79,6 +85,76 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
         raise ValueError(f"need two equally long lists of at least two values, got {len(a)} and {len(b)}")
     d = [y - x for x, y in zip(a, b, strict=True)]
     return sum(d) / len(d), *mean_interval(d, low=-1.0, high=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossedMean:
+    """A mean over seeds × tasks, and what it varies with. See :func:`crossed_mean`.
+
+    ``between_seeds``: variance of a seed's mean. ``from_tasks``: variance of the grand mean that stays, however many
+    seeds there are. ``low``, ``high``: 95 %; None with one seed, which says nothing about the spread of seeds.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+    between_seeds: float | None
+    from_tasks: float
+
+    def half_width(self, seeds: int) -> float | None:
+        """Half of the interval's width to be expected with ``seeds`` seeds; None with one, or from one."""
+        if self.between_seeds is None or seeds < 2:
+            return None
+        return student_t95(seeds - 1) * math.sqrt(self.between_seeds / seeds + self.from_tasks)
+
+    def seeds_for(self, half_width: float, most: int = 10_000) -> int | None:
+        """The fewest seeds whose interval is expected to be ± ``half_width``; None: more than ``most``, or unknown."""
+        enough = (n for n in range(2, most + 1) if (self.half_width(n) or 0.0) <= half_width)
+        return None if self.between_seeds is None else next(enough, None)
+
+
+def crossed_mean(rows: Sequence[Sequence[float]]) -> CrossedMean:
+    """Mean of values that vary with the seed (row) and with the task (column), as those of training runs do.
+
+    Neither alone makes an honest interval: the runs of one seed share their training, the values of one task its
+    difficulty. Two-way analysis of variance with both effects random; the interval is Student's over the seeds' means
+    (which already holds a task's own noise), widened by the variance between tasks: Var = MS_seed/ST +
+    max(MS_task − MS_rest, 0)/ST with S − 1 degrees of freedom. Simulated, it covers 95 to 99 % for 2 to 10 seeds
+    (``tests/benchmarks/test_stats.py``); with one column it is Student's interval.
+
+    Raises:
+        ValueError: no rows, no columns, or rows of different lengths.
+    """
+    x = np.asarray(rows, dtype=np.float64) if len({len(r) for r in rows}) == 1 else np.empty((0, 0))
+    if x.size == 0:
+        raise ValueError(f"need rows of one length, at least one value each, got lengths {[len(r) for r in rows]}")
+    s, t = x.shape
+    mean, by_seed, by_task = float(x.mean()), x.mean(1), x.mean(0)
+    if s == 1:
+        return CrossedMean(mean, None, None, 1, None, float(by_task.var(ddof=1)) / t if t > 1 else 0.0)
+    between = float(by_seed.var(ddof=1))
+    tasks = 0.0
+    if t > 1:
+        rest = x - by_seed[:, None] - by_task[None, :] + mean
+        noise = float((rest**2).sum()) / ((s - 1) * (t - 1))
+        tasks = max(s * float(by_task.var(ddof=1)) - noise, 0.0) / (s * t)
+    half = student_t95(s - 1) * math.sqrt(between / s + tasks)
+    return CrossedMean(mean, mean - half, mean + half, s, between, tasks)
+
+
+def student_t95(df: int) -> float:
+    """The 97.5 % point of Student's t.
+
+    Raises:
+        ValueError: no degree of freedom.
+    """
+    if df < 1:
+        raise ValueError(f"need at least one degree of freedom, got {df}")
+    if df <= len(_T95):
+        return _T95[df - 1]
+    z = Z95  # Cornish-Fisher (Abramowitz & Stegun 26.7.5): within 3e-4 from here on
+    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 
 def paired_permutation(a: Sequence[float], b: Sequence[float], *, draws: int = 20_000, seed: int = 0) -> float:

@@ -11,6 +11,7 @@ A sweep's folder::
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ class SweepRow:
     final: Evaluation
     spent: dict[str, list[float]] = field(default_factory=dict)  # metric -> running total by step
     success: list[float] = field(default_factory=list)
+    forks: float = 0.0  # of the whole run
+    folder: Path | None = None  # the run's own
 
     def to_json(self) -> dict[str, Any]:
         final = {k: v for k, v in self.final.row().items() if k != "per_task"}
@@ -101,6 +104,38 @@ def sweep(
     done = {"runs": [r.to_json() for r in rows], "differences": differences(rows)}
     write_atomic(out / "sweep.json", json.dumps({**_plan(config, entrants, seeds), **done}, indent=1).encode())
     return rows
+
+
+def read(out: Path) -> list[tuple[AlgorithmSection, SweepRow]]:
+    """Every finished run of a sweep's folder, with its algorithm, by label and seed; nothing is written.
+
+    Raises:
+        ConfigError: the folder holds no sweep.
+    """
+    configuration(out)
+    found = []
+    for done in sorted(out.glob("*/seed-*/finished.json")):
+        record = json.loads((done.parent / "config.json").read_text(encoding="utf-8"))["config"]
+        row = _read_run(done.parent, done.parents[1].name, record["seed"])
+        found.append((options.load(AlgorithmSection, record["algorithm"], "algorithm."), row))
+    return sorted(found, key=lambda pair: (pair[1].label, pair[1].seed))
+
+
+def configuration(out: Path) -> RunConfig:
+    """The configuration that all runs of a sweep's folder share, but for algorithm and seed.
+
+    Raises:
+        ConfigError: the folder holds no sweep, or one of another release.
+    """
+    file = out / "sweep.json"
+    if not file.exists():
+        raise ConfigError(f"{out} holds no sweep (no sweep.json); `arpo sweep --out {out}` makes one")
+    return options.load(RunConfig, json.loads(file.read_text(encoding="utf-8"))["config"])
+
+
+def cold_start_folder(out: Path, seed: int) -> Path:
+    """Where the cold start of a seed lies, if the configuration asks for one."""
+    return out / "cold-start" / f"seed-{seed}"
 
 
 def differences(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
@@ -149,7 +184,7 @@ def _cold_start(config: RunConfig, seed: int, out: Path, console: Console) -> st
     """The model that every algorithm starts from with this seed."""
     if not config.sft.steps:
         return config.model
-    folder = out / "cold-start" / f"seed-{seed}"
+    folder = cold_start_folder(out, seed)
     done = folder / "model.json"
     if not done.exists():
         console.rule(f"cold start, seed {seed}")
@@ -184,18 +219,20 @@ def _train(config: RunConfig, one: Entrant, seed: int, model: str, out: Path, co
         finally:
             trainer.close()
         write_atomic(finished, b"{}")
+    return _read_run(folder, one.label, seed)
+
+
+def _read_run(folder: Path, label: str, seed: int) -> SweepRow:
+    """A finished run, from its logs."""
     final = _last_evaluation(folder)
     if final is None:
         raise ConfigError(f"{folder} was finished without an evaluation; delete finished.json there to run it again")
     steps = [r for r in read_rows(folder / "metrics.jsonl") if r.get("phase") == "train"]
-    row = SweepRow(one.label, seed, final)
+    row = SweepRow(label, seed, final, folder=folder)
     row.success = [r["success"] for r in steps]
+    row.forks = sum(r.get("forks", 0.0) for r in steps)
     for axis, metric in AXES.items():
-        total, totals = 0.0, []
-        for r in steps:
-            total += r.get(metric, 0.0)
-            totals.append(total)
-        row.spent[axis] = totals
+        row.spent[axis] = list(itertools.accumulate(r.get(metric, 0.0) for r in steps))
     return row
 
 

@@ -69,7 +69,10 @@ class _TensorBoard:
 
 
 class _Run:
-    """Weights & Biases, or trackio, which copies its interface. One stored run continues over a resume."""
+    """Weights & Biases, or trackio, which copies its interface. One stored run continues over a resume.
+
+    Steps done again after a kill are logged again: neither can take a row back.
+    """
 
     def __init__(
         self, module: str, folder: Path, config: LogSection, record: Mapping[str, Any], resume_step: int
@@ -80,13 +83,17 @@ class _Run:
             library: Any = importlib.import_module(module)
         except ImportError:
             raise ConfigError(f"log.boards names {module!r}, which is not installed: pip install {module}") from None
-        options: dict[str, Any] = {"project": config.project, "name": folder.resolve().name, "config": dict(record)}
+        name, run_id = folder.resolve().name, record["id"]
+        options: dict[str, Any] = {"project": config.project, "config": dict(record["config"]), "resume": "allow"}
         if module == "wandb":
-            options |= {"dir": str(folder), "id": _run_id(folder), "resume": "allow"}
+            options |= {"name": name, "id": run_id, "dir": str(folder)}
         else:
-            options |= {"resume": "allow"}
+            options |= {"name": f"{name}-{run_id}"}  # it knows runs by name alone
         self._library = library
         library.init(**options)
+        if module == "wandb":
+            for phase in ("sft", "train", "eval"):
+                library.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         # Phases restart their count: the step goes along as a value, the library keeps its own order.
@@ -95,12 +102,6 @@ class _Run:
 
     def close(self) -> None:
         self._library.finish()
-
-
-def _run_id(folder: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
 
 
 def _wandb(*args: Any) -> Board:
@@ -127,6 +128,10 @@ class Tracker:
     A full disk does not end a run: rows wait in memory until they can be written; a board that fails is dropped, and
     both are said.
 
+    Args:
+        record: of ``config.json``; boards want its ``id`` and ``config``.
+        resume_step: training steps done when the run went on.
+
     Raises:
         ConfigError: a board whose package is not installed.
     """
@@ -135,19 +140,24 @@ class Tracker:
         self,
         folder: RunFolder,
         console: Console,
-        config: LogSection | None = None,
-        record: Mapping[str, Any] | None = None,
+        config: LogSection,
+        record: Mapping[str, Any],
         *,
         resume_step: int = 0,
     ) -> None:
-        config = config or LogSection()
         self.folder = folder
         self.console = console
         self._boards: dict[str, Board] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {}
-        if not folder.follower:
-            for name in config.boards:
-                self._boards[name] = BOARDS[name](folder.path, config, record or {}, resume_step)
+        if folder.follower:
+            return
+        for name in config.boards:
+            try:
+                self._boards[name] = BOARDS[name](folder.path, config, record, resume_step)
+            except ConfigError:
+                raise
+            except Exception as error:
+                self._drop(name, error)
 
     def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
@@ -177,9 +187,12 @@ class Tracker:
             self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        boards, self._boards = self._boards, {}
-        for board in boards.values():
-            board.close()
+        while self._boards:
+            name, board = self._boards.popitem()
+            try:
+                board.close()
+            except Exception as error:
+                self._drop(name, error)
 
     def _write(self, name: str, row: dict[str, Any]) -> None:
         waiting = self._waiting.setdefault(name, [])
@@ -195,9 +208,13 @@ class Tracker:
         for name, board in list(self._boards.items()):
             try:
                 board.add(values, step)
-            except Exception as error:  # a board's own network or disk; the rows on disk are the record
-                del self._boards[name]
-                self.say(f"{name} failed and is dropped for the rest of this run: {type(error).__name__}: {error}")
+            except Exception as error:
+                self._drop(name, error)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        """A board's own network or disk failed; the rows on disk are the record."""
+        self._boards.pop(name, None)
+        self.say(f"{name} failed and is dropped for the rest of this run: {type(error).__name__}: {error}")
 
 
 # ------------------------------------------------------------------ the live view

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import secrets
 import shutil
 import sys
 import threading
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from arpo_algo import assembly, engines, models, options, sharding
+from arpo_algo import assembly, distributed, engines, models, options, sharding
 from arpo_algo.algorithms import make
 from arpo_algo.assembly import Position
 from arpo_algo.budget import Budget
@@ -48,7 +49,7 @@ from arpo_algo.tracking import Live, Tracker
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import Job, LocalRollouts, Rollouts
 
-_PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "bm25s", "reasoning-gym")
+_PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "reasoning-gym")
 #: What may differ between a run and its continuation: nothing that the weights depend on.
 FREE_ON_RESUME = (
     "steps", "budget", "save_every", "keep", "keep_best", "device", "threads", "eval", "guards", "log",
@@ -76,8 +77,10 @@ class Trainer:
     Raises:
         ConfigError: a value that cannot be used, or a folder that belongs to another run.
         ToolUnavailable: a tool does not work on this machine.
+        TrainingError: another process of the run did not come, or has died.
     """
 
+    @distributed.explained()
     def __init__(self, config: RunConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
         self.config = config
         self.console = console or Console()
@@ -124,9 +127,7 @@ class Trainer:
                 self._forget()
             record = self._record(resumed=start is not None)
             self.folder.write_config(record)
-            self.tracker = Tracker(
-                self.folder, self.console, config.log, record["config"], resume_step=self.position.step
-            )
+            self.tracker = Tracker(self.folder, self.console, config.log, record, resume_step=self.position.step)
         except BaseException:
             if hasattr(self, "rollouts"):
                 self.rollouts.close()
@@ -178,7 +179,8 @@ class Trainer:
 
         Raises:
             TrainingError: too many non-finite steps, an alarm that stops, rollouts that infrastructure spoilt
-                altogether, a disk that takes no checkpoint. ``stopped.json`` in the folder says more.
+                altogether, a disk that takes no checkpoint, another process of the run that has died.
+                ``stopped.json`` in the folder says more.
             KeyboardInterrupt: a second signal.
         """
         with self.interrupts.listening():
@@ -192,6 +194,7 @@ class Trainer:
                 raise
         return self.results
 
+    @distributed.explained()
     def _run(self) -> None:
         config = self.config
         if config.eval.before:
@@ -660,6 +663,7 @@ class Trainer:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         before = self.folder.read_config() if self.world.main else None
         return {
+            "id": (before or {}).get("id") or secrets.token_hex(6),
             "config": self.config.to_dict(),
             "seed": self.config.seed,
             "algorithm": self.config.algorithm.name,

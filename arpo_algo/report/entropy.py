@@ -61,6 +61,26 @@ class EntropyProfile:
     rise: Rise | None
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Mean entropy (nats a token) of windows of k tokens along one trajectory; None where there is no such window.
+
+    ``start``: the first k tokens of the first turn. ``after``: the first k of each turn after a tool result.
+    ``before``: the last k of each turn that ends in a call, the same distance from the result on its other side.
+    ``later``: tokens k … 2k of the turns after a result that are so long, where no result has just come in.
+    """
+
+    start: float | None
+    after: float | None
+    before: float | None
+    later: float | None
+
+
+def turn_windows(tree: Tree, k: int) -> list[Windows]:
+    """One a root rollout, forked siblings left out; turns without finite entropies are passed over."""
+    return [_windows(chain, k) for chain in _unforked(tree)]
+
+
 def entropy_profile(
     trees: Sequence[Tree], *, k: int = 20, positions: int = 64, resamples: int = 1000, seed: int = 0
 ) -> EntropyProfile:
@@ -85,9 +105,10 @@ def entropy_profile(
             if _usable(head):
                 first.append(head.entropies[:positions])
             later += [n.entropies[:positions] for n in tail]
-            if _usable(head) and tail:
+            found = _windows(chain, k)
+            if found.start is not None and found.after is not None:
                 segments += len(tail)
-                paired.append((_mean(head.entropies[:k]), _mean([_mean(n.entropies[:k]) for n in tail])))
+                paired.append((found.start, found.after))
         starts.append(first)
         afters.append(later)
         pairs.append(paired)
@@ -122,6 +143,21 @@ def _unforked(tree: Tree) -> list[list[Node]]:
         if chain:
             chains.append(chain)
     return chains
+
+
+def _windows(chain: Sequence[Node], k: int) -> Windows:
+    head, tail = chain[0], [n.entropies for n in chain[1:] if _usable(n)]
+    calls = [n.entropies for n in chain[:-1] if _usable(n)]
+
+    def mean(windows: Sequence[Sequence[float]]) -> float | None:
+        return _mean([_mean(w) for w in windows]) if windows else None
+
+    return Windows(
+        start=mean([head.entropies[:k]] if _usable(head) else []),
+        after=mean([e[:k] for e in tail]),
+        before=mean([e[-k:] for e in calls]),
+        later=mean([e[k : 2 * k] for e in tail if len(e) >= 2 * k]),
+    )
 
 
 def _usable(node: Node) -> bool:

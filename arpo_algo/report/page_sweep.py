@@ -27,7 +27,7 @@ def build_sweep_page(rows: Sequence[SweepRow], out: Path) -> Path:
             ("seeds", ", ".join(map(str, seeds))),
             ("held-out tasks", str(len(rows[0].final.per_task))),
         ],
-        sections=[_results(rows), _curves(rows)],
+        sections=[results_section(rows), curves_section(rows)],
         payload={},
         script=asset("page.js"),
     )
@@ -51,7 +51,8 @@ def _of(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
     return {label: [r for r in rows if r.label == label] for label in dict.fromkeys(r.label for r in rows)}
 
 
-def _results(rows: Sequence[SweepRow]) -> str:
+def results_section(rows: Sequence[SweepRow]) -> str:
+    """Held-out success by algorithm as table and drawing, and differences from the first."""
     table, dots = [], []
     for i, (label, own) in enumerate(_of(rows).items()):
         value, low, high = pooled(own)
@@ -88,7 +89,8 @@ def _results(rows: Sequence[SweepRow]) -> str:
     )
 
 
-def _curves(rows: Sequence[SweepRow]) -> str:
+def curves_section(rows: Sequence[SweepRow]) -> str:
+    """Success in training against each of :data:`~arpo_algo.sweep.AXES`."""
     figures = [
         charts.line_chart(
             f"Success in training against {axis}",

@@ -12,22 +12,27 @@ import hashlib
 import io
 import json
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import re
 import signal
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from toy import byte_tokenizer, toy_env
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from arpo_algo import engines, options
 from arpo_algo.config import RunConfig
+from arpo_algo.errors import TrainingError
 from arpo_algo.runfolder import read_rows
 from arpo_algo.trainer import Trainer
 
@@ -148,16 +153,40 @@ def _count_calls(limit: int | None) -> list[int]:
     return calls
 
 
-def _child(out: str, model: str, changes: dict[str, Any], kill_at: int | None, counted: str | None) -> None:
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended: the calls its run made, None when it was killed; what it said when it stopped by itself."""
+
+    calls: int | None
+    said: str = ""
+
+
+def _child(
+    out: str,
+    model: str,
+    changes: dict[str, Any],
+    kill_at: int | None,
+    report: str,
+    environ: dict[str, str],
+    rank: int,
+    meet: str | None,
+) -> None:
+    """A run, or (``meet``) one of the two processes of one."""
+    os.environ.update(environ)
     torch.set_num_threads(1)
+    if meet is not None:
+        os.environ["WORLD_SIZE"] = "2"
+        dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     settings = config(Path(model), **changes)
     calls = _count_calls(kill_at)
+    said = ""
     try:
         run(Path(out), settings)
+    except TrainingError as error:
+        said = str(error)
     finally:
         sys.setprofile(None)
-    if counted is not None:
-        Path(counted).write_text(str(calls[0]))
+    Path(report).write_text(json.dumps({"calls": calls[0], "said": said}))
 
 
 def forkserver() -> Any:
@@ -182,13 +211,67 @@ class Children:
     def __init__(self) -> None:
         self._context = forkserver()
 
-    def run(self, out: Path, model: Path, changes: dict[str, Any], kill_at: int | None = None) -> int | None:
+    def run(
+        self,
+        out: Path,
+        model: Path,
+        changes: dict[str, Any],
+        kill_at: int | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> int | None:
         """A run that resumes whatever is in ``out``; the number of calls it made, or None when it was killed."""
-        counted = out.with_name(f"{out.name}.calls")
-        child = self._context.Process(target=_child, args=(str(out), str(model), changes, kill_at, str(counted)))
-        child.start()
+        child, report = self._start(out, model, changes, kill_at, environ or {})
         child.join()
-        if child.exitcode == 0:
-            return int(counted.read_text())
-        assert child.exitcode == -signal.SIGKILL, f"the run died by itself: exit code {child.exitcode}"
-        return None
+        ending = self._ending(child, report)
+        assert not ending.said, ending.said
+        return ending.calls
+
+    def pair(
+        self,
+        out: Path,
+        model: Path,
+        changes: dict[str, Any],
+        kill_at: tuple[int | None, int | None] = (None, None),
+        *,
+        both: bool = False,
+    ) -> list[Ending]:
+        """The same by two processes; ``both``: when one dies, the other is killed too."""
+        with tempfile.TemporaryDirectory() as meet:
+            started = [
+                self._start(out, model, changes, kill_at[rank], {}, rank=rank, meet=f"{meet}/store") for rank in (0, 1)
+            ]
+            children = [child for child, _ in started]
+            multiprocessing.connection.wait([child.sentinel for child in children])
+            if both and any(child.exitcode == -signal.SIGKILL for child in children):
+                for child in children:
+                    child.kill()
+            for child in children:
+                child.join(timeout=200)
+                if child.exitcode is None:
+                    child.kill()
+                    raise AssertionError("a process waits for one that is dead")
+            return [self._ending(child, report) for child, report in started]
+
+    def _start(
+        self,
+        out: Path,
+        model: Path,
+        changes: dict[str, Any],
+        kill_at: int | None,
+        environ: dict[str, str],
+        rank: int = 0,
+        meet: str | None = None,
+    ) -> tuple[Any, Path]:
+        report = out.with_name(f"{out.name}.ending-{rank}")
+        report.unlink(missing_ok=True)
+        arguments = (str(out), str(model), changes, kill_at, str(report), environ, rank, meet)
+        child = self._context.Process(target=_child, args=arguments)
+        child.start()
+        return child, report
+
+    @staticmethod
+    def _ending(child: Any, report: Path) -> Ending:
+        if child.exitcode == -signal.SIGKILL:
+            return Ending(None)
+        assert child.exitcode == 0, f"the run died by itself: exit code {child.exitcode}"
+        return Ending(**json.loads(report.read_text()))

@@ -1,0 +1,75 @@
+"""Findings in words, shared by the terminal, the Markdown and the page."""
+
+from __future__ import annotations
+
+import math
+
+from arpo_algo.report.charts import number
+from benchmarks.studies.measures import MEASURES
+from benchmarks.studies.run import Finding
+from benchmarks.studies.verdict import Claim, Estimate
+
+COLUMNS = ("comparison", "measure", "difference (95 %)", "these runs alone", "seeds × tasks", "claimed", "says")
+
+
+def cells(finding: Finding) -> list[str]:
+    """One row under :data:`COLUMNS`."""
+    c, e = finding.contrast, finding.estimate
+    unit = MEASURES[c.measure].unit
+    spread = runs = size = "–"
+    if e is not None:
+        spread = value(e.mean, unit) + span(e.low, e.high, unit)
+        runs = span(e.runs_low, e.runs_high, unit).strip(" ()") or "–"
+        size = f"{e.seeds} × {e.tasks}" if e.tasks > 1 else f"{e.seeds}"
+        if e.at_least:
+            spread = f"≥ {spread}"
+    return [comparison(finding), c.measure, spread, runs, size, claimed(c.claim, unit), said(finding)]
+
+
+def comparison(finding: Finding) -> str:
+    c = finding.contrast
+    if c.arm == c.base:
+        return c.arm
+    return f"{c.arm} / {c.base}" if MEASURES[c.measure].unit == "ratio" else f"{c.arm} − {c.base}"
+
+
+def said(finding: Finding) -> str:
+    """The judgement, with its reason where it left something open."""
+    j = finding.judgement
+    return f"{j.word}: {j.reason}" if j.word == "cannot tell" or "matter" in j.reason else j.word
+
+
+def value(x: float, unit: str) -> str:
+    """A difference on the scale of estimates, in the measure's unit."""
+    if unit == "ratio":
+        return f"{math.exp(x):.2f}×"
+    return f"{_signed(x, unit)} points" if unit == "points" else f"{_signed(x, unit)} nats"
+
+
+def span(low: float | None, high: float | None, unit: str) -> str:
+    """ " (low to high)", or nothing."""
+    if low is None or high is None:
+        return ""
+    if unit == "ratio":
+        return f" ({math.exp(low):.2f} to {number(float(f'{math.exp(min(high, 50)):.3g}'))})"
+    return f" ({_signed(low, unit)} to {_signed(high, unit)})"
+
+
+def _signed(x: float, unit: str) -> str:
+    text = f"{100 * x:+.1f}" if unit == "points" else f"{x:+.4f}"
+    return text.replace("-", "−")
+
+
+def claimed(claim: Claim, unit: str) -> str:
+    """The claim in a few words."""
+    bound = f"{100 * claim.bound:g} points" if unit == "points" else f"{claim.bound:g}"
+    if claim.kind == "within":
+        return f"within ±{bound}"
+    worth = f", by {100 * claim.worth:g} points or more" if claim.worth else ""
+    sign = ">" if claim.kind == "above" else "<"
+    return f"{sign} {bound if claim.bound else '0'}{worth}"
+
+
+def interval(e: Estimate) -> tuple[float | None, float | None]:
+    """The interval to draw: the one that decides, else the one over tasks."""
+    return (e.low, e.high) if e.low is not None else (e.runs_low, e.runs_high)
