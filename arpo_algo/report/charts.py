@@ -14,6 +14,8 @@ from html import escape
 
 #: Longer series are drawn as means of equal bins.
 MAX_POINTS = 300
+#: Colours that there are (``s0`` …); further ones begin again.
+COLOURS = 8
 
 Format = Callable[[float], str]
 
@@ -102,6 +104,8 @@ def binned(
     return xs, ys
 
 
+#: Characters of a row's name that the usual margin holds, and that the widest does.
+_NAME, _LONG_NAME = 17, 31
 _W, _H = 340, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 8, 34
 
@@ -163,7 +167,7 @@ def _finite(y: float | None) -> bool:
 
 
 def _line(s: Series, px: Callable[[float], float], py: Callable[[float], float]) -> list[str]:
-    kind = f"s{s.colour}{' faint' if s.faint else ''}"
+    kind = f"s{s.colour % COLOURS}{' faint' if s.faint else ''}"
     runs: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(s.x, s.y, strict=True):
         if y is None or not math.isfinite(y):
@@ -190,7 +194,7 @@ def _band(s: Series, px: Callable[[float], float], py: Callable[[float], float])
     if len(edge) < 2:
         return []
     path = [f"{x},{hi}" for x, _, hi in edge] + [f"{x},{lo}" for x, lo, _ in reversed(edge)]
-    return [f'<polygon class="band s{s.colour}" points="{" ".join(path)}"/>']
+    return [f'<polygon class="band s{s.colour % COLOURS}" points="{" ".join(path)}"/>']
 
 
 def _legend(series: Sequence[Series]) -> str:
@@ -198,7 +202,7 @@ def _legend(series: Sequence[Series]) -> str:
     if len(named) < 2:
         return ""
     keys = "".join(
-        f'<span class="key"><i class="s{s.colour}{" faint" if s.faint else ""}"></i>{escape(s.name)}</span>'
+        f'<span class="key"><i class="s{s.colour % COLOURS}{" faint" if s.faint else ""}"></i>{escape(s.name)}</span>'
         for s in named
     )
     return f'<span class="keys">{keys}</span>'
@@ -251,7 +255,9 @@ def dot_interval(
     high = max([*values, *([x_to] if x_to is not None else []), *([0.0] if zero else [])])
     marks = ticks(low, high, 4)
     low, high = marks[0], marks[-1]
-    left, right, row_height, top = 112, 20, 30, 6
+    longest = max(len(r.name) for r in rows)
+    left = 112 if longest <= _NAME else min(112 + 6 * (longest - _NAME), 196)
+    right, row_height, top = 20, 30, 6
     height = top + row_height * len(rows) + 36
     base = top + row_height * len(rows)
 
@@ -270,18 +276,20 @@ def dot_interval(
     parts.append(f'<text class="axis" x="{middle}" y="{base + 30}" text-anchor="middle">{escape(x_label)}</text>')
     for i, r in enumerate(rows):
         y = top + row_height * (i + 0.5)
-        name = r.name if len(r.name) <= 17 else f"{r.name[:16]}…"
+        name = r.name if len(r.name) <= _LONG_NAME else f"{r.name[: _LONG_NAME - 1]}…"
         parts.append(f'<text class="label" x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         if not math.isfinite(r.value):
             continue
         parts.append(f"<g><title>{escape(f'{r.name}: {fmt(r.value)}{_span(r, fmt)}')}</title>")
         if r.low is not None and r.high is not None:
-            parts.append(f'<line class="whisker s{r.colour}" x1="{px(r.low)}" x2="{px(r.high)}" y1="{y}" y2="{y}"/>')
+            parts.append(
+                f'<line class="whisker s{r.colour % COLOURS}" x1="{px(r.low)}" x2="{px(r.high)}" y1="{y}" y2="{y}"/>'
+            )
             parts += [
-                f'<line class="whisker s{r.colour}" x1="{px(x)}" x2="{px(x)}" y1="{y - 4}" y2="{y + 4}"/>'
+                f'<line class="whisker s{r.colour % COLOURS}" x1="{px(x)}" x2="{px(x)}" y1="{y - 4}" y2="{y + 4}"/>'
                 for x in (r.low, r.high)
             ]
-        parts.append(f'<circle class="dot s{r.colour}" cx="{px(r.value)}" cy="{y}" r="4.5"/></g>')
+        parts.append(f'<circle class="dot s{r.colour % COLOURS}" cx="{px(r.value)}" cy="{y}" r="4.5"/></g>')
     return f'<figure class="chart">{head}{"".join(parts)}</svg></figure>'
 
 

@@ -61,9 +61,12 @@ def results_section(rows: Sequence[SweepRow]) -> str:
             f'{percent(value)} <span class="ci">({percent(low)} to {percent(high)})</span>',
             ", ".join(percent(r.final.success) for r in own),
             *(charts.number(math.fsum(r.spent[axis][-1] for r in own if r.spent[axis]) / len(own)) for axis in AXES),
+            charts.number(math.fsum(r.forks for r in own) / len(own)),
         ]
         table.append(f"<tr><th>{escape(label)}</th>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
-    head = "".join(f"<th>{t}</th>" for t in ("", "success (95 % CI)", "by seed", *(f"{a} spent" for a in AXES)))
+    head = "".join(
+        f"<th>{t}</th>" for t in ("", "success (95 % CI)", "by seed", *(f"{a} spent" for a in AXES), "forks")
+    )
     chart = charts.dot_interval(
         "Success on held-out tasks, 95 % interval over tasks",
         dots,

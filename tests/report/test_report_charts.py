@@ -87,4 +87,4 @@ def test_dots_lie_within_their_intervals() -> None:
     group = svg.findall("g")[0]
     line, dot = group.findall("line")[0], group.findall("circle")[0]
     assert float(line.get("x1", "")) < float(dot.get("cx", "")) < float(line.get("x2", ""))
-    assert "b" * 16 + "…" in [t.text for t in svg.findall("text")]
+    assert "b" * 30 + "…" in [t.text for t in svg.findall("text")]
