@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-BLOCK = 256
+BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,26 @@ def _visible(block: Block, window: int | None) -> tuple[tuple[int, int], ...]:
     return tuple(out)
 
 
+def _product(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    """scale·a·b, scaled before it is rounded."""
+    out = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+    return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
+
+
 def _probabilities(
     query: torch.Tensor, key: torch.Tensor, n: int, scale: float, window: int | None, softcap: float | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Float32 probabilities [H_kv, g·n, L] of the last ``n`` of L keys' positions, and tanh(score/softcap)."""
+    """Probabilities [H_kv, g·n, L] of the last ``n`` of L keys' positions, in query's dtype, and tanh(score/softcap).
+
+    A softmax in half precision sums in float32 and rounds its result alone, which the products need rounded anyway:
+    half the time of a softmax between two casts.
+    """
     heads, rows, _ = query.shape
     length = key.shape[1]
-    score = torch.bmm(query, key.transpose(1, 2)).float().mul_(scale)
+    score = _product(query, key.transpose(1, 2), scale)
     capped = None
     if softcap is not None:
-        capped = score.div_(softcap).tanh_()
+        capped = score.float().div_(softcap).tanh_()
         score = capped * softcap
     grid = score.view(heads, rows // n, n, length)
     ones = torch.ones(n, n, dtype=torch.bool, device=score.device)
@@ -119,7 +129,7 @@ def _probabilities(
     if window is not None and length > window:
         own = torch.arange(length - n, length, device=score.device)[:, None]
         grid.masked_fill_(torch.arange(length, device=score.device)[None] <= own - window, -torch.inf)
-    return score.softmax(-1), capped
+    return score.softmax(-1).to(query.dtype), capped
 
 
 class _TreeAttention(torch.autograd.Function):
@@ -143,7 +153,7 @@ class _TreeAttention(torch.autograd.Function):
             # Grouped-query heads become query rows of their key head: nothing is repeated.
             query = q[0, :, block.begin : block.end].reshape(kv_heads, -1, dim)
             p, _ = _probabilities(query, _keys(k[0], ranges), n, scale, window, softcap)
-            got = torch.bmm(p.to(v.dtype), _keys(v[0], ranges))
+            got = torch.bmm(p, _keys(v[0], ranges))
             out[0, block.begin : block.end] = got.view(heads, n, dim).transpose(0, 1)
         ctx.save_for_backward(q, k, v)
         ctx.rest = (made, scale, window, softcap)
@@ -166,15 +176,14 @@ class _TreeAttention(torch.autograd.Function):
             key, value = _keys(k[0], ranges), _keys(v[0], ranges)
             p, capped = _probabilities(query, key, n, scale, window, softcap)
             above = grad[0, block.begin : block.end].transpose(0, 1).reshape(kv_heads, -1, dim)
-            dp = torch.bmm(above, value.transpose(1, 2)).float()
-            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, torch.float32)
+            dp = torch.bmm(above, value.transpose(1, 2))
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
             if capped is not None:
-                ds = ds * (1 - capped.square())
-            ds = ds.mul_(scale).to(q.dtype)
-            dq[0, :, block.begin : block.end] = torch.bmm(ds, key).view(heads, n, dim)
+                ds = (ds * (1 - capped.square())).to(ds.dtype)
+            dq[0, :, block.begin : block.end] = _product(ds, key, scale).view(heads, n, dim)
             at = 0
-            dkey = torch.bmm(ds.transpose(1, 2), query)
-            dvalue = torch.bmm(p.to(v.dtype).transpose(1, 2), above)
+            dkey = _product(ds.transpose(1, 2), query, scale)
+            dvalue = torch.bmm(p.transpose(1, 2), above)
             for a, b in ranges:
                 dk[:, a:b] += dkey[:, at : at + b - a]
                 dv[:, a:b] += dvalue[:, at : at + b - a]
