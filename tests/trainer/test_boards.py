@@ -83,7 +83,7 @@ def test_the_real_board_holds_the_numbers(board: str, tiny_model: Path, children
     out = tmp_path / "mine"
     for steps in (2, 3):
         changes = {"log.boards": [board], "log.project": "p", "eval.tasks": 1, "steps": steps}
-        assert children.run(out, tiny_model, changes, environ=environ) is not None
+        assert children.run(out, tiny_model, changes, kill_at=0, environ=environ) is not None
     found = of_wandb(out) if board == "wandb" else of_trackio(tmp_path / "trackio" / "p.db")
     run_id = json.loads((out / "config.json").read_text())["id"]
     assert found.runs == [run_id if board == "wandb" else f"mine-{run_id}"] * len(found.runs)
