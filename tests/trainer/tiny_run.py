@@ -140,7 +140,7 @@ _COUNTED = re.compile(r"arpo_algo/|/pathlib|/shutil|/tempfile|torch/serializatio
 
 
 def _count_calls(limit: int | None) -> list[int]:
-    """Count calls in the main thread from now on; SIGKILL at number ``limit`` (0: not even counted, which is faster)."""
+    """Count calls in the main thread from now on; SIGKILL at number ``limit`` (0: nothing is counted, faster)."""
     calls = [0]
 
     def profile(frame: Any, event: str, arg: Any) -> None:
