@@ -45,6 +45,11 @@ class Interval:
     colour: int = 0
 
 
+def tone(drawn: Series | Interval) -> str:
+    """The CSS class of its colour."""
+    return f"s{drawn.colour % COLOURS}"
+
+
 def number(value: float) -> str:
     """Three significant digits, thousands separated, no needless exponent."""
     if value == 0 or not math.isfinite(value):
@@ -167,7 +172,7 @@ def _finite(y: float | None) -> bool:
 
 
 def _line(s: Series, px: Callable[[float], float], py: Callable[[float], float]) -> list[str]:
-    kind = f"s{s.colour % COLOURS}{' faint' if s.faint else ''}"
+    kind = f"{tone(s)}{' faint' if s.faint else ''}"
     runs: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(s.x, s.y, strict=True):
         if y is None or not math.isfinite(y):
@@ -194,7 +199,7 @@ def _band(s: Series, px: Callable[[float], float], py: Callable[[float], float])
     if len(edge) < 2:
         return []
     path = [f"{x},{hi}" for x, _, hi in edge] + [f"{x},{lo}" for x, lo, _ in reversed(edge)]
-    return [f'<polygon class="band s{s.colour % COLOURS}" points="{" ".join(path)}"/>']
+    return [f'<polygon class="band {tone(s)}" points="{" ".join(path)}"/>']
 
 
 def _legend(series: Sequence[Series]) -> str:
@@ -202,7 +207,7 @@ def _legend(series: Sequence[Series]) -> str:
     if len(named) < 2:
         return ""
     keys = "".join(
-        f'<span class="key"><i class="s{s.colour % COLOURS}{" faint" if s.faint else ""}"></i>{escape(s.name)}</span>'
+        f'<span class="key"><i class="{tone(s)}{" faint" if s.faint else ""}"></i>{escape(s.name)}</span>'
         for s in named
     )
     return f'<span class="keys">{keys}</span>'
@@ -282,14 +287,12 @@ def dot_interval(
             continue
         parts.append(f"<g><title>{escape(f'{r.name}: {fmt(r.value)}{_span(r, fmt)}')}</title>")
         if r.low is not None and r.high is not None:
-            parts.append(
-                f'<line class="whisker s{r.colour % COLOURS}" x1="{px(r.low)}" x2="{px(r.high)}" y1="{y}" y2="{y}"/>'
-            )
+            parts.append(f'<line class="whisker {tone(r)}" x1="{px(r.low)}" x2="{px(r.high)}" y1="{y}" y2="{y}"/>')
             parts += [
-                f'<line class="whisker s{r.colour % COLOURS}" x1="{px(x)}" x2="{px(x)}" y1="{y - 4}" y2="{y + 4}"/>'
+                f'<line class="whisker {tone(r)}" x1="{px(x)}" x2="{px(x)}" y1="{y - 4}" y2="{y + 4}"/>'
                 for x in (r.low, r.high)
             ]
-        parts.append(f'<circle class="dot s{r.colour % COLOURS}" cx="{px(r.value)}" cy="{y}" r="4.5"/></g>')
+        parts.append(f'<circle class="dot {tone(r)}" cx="{px(r.value)}" cy="{y}" r="4.5"/></g>')
     return f'<figure class="chart">{head}{"".join(parts)}</svg></figure>'
 
 
