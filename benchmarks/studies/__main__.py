@@ -103,7 +103,7 @@ def _config(args: argparse.Namespace, overrides: Sequence[str], out: Path) -> Ru
     if args.tiny:
         from benchmarks.studies.tiny import save_model
 
-        model = (out / "model").resolve()
+        model = (out / "tiny-model").resolve()
         if not (model / "config.json").exists():
             save_model(model)
         overrides = [f"model='{model}'", *overrides]

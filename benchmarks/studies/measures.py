@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEVEL = 0.9
 #: Steps of the running mean that levels are read from.
 WINDOW = 3
+_NO_WINDOWS = "no evaluation's trees with such turns"
 #: The one "task" of measures that have a single value a run.
 RUN = "run"
 
@@ -41,8 +42,8 @@ class Paired:
     at_least: bool = False
 
 
-#: (arm, base) of one seed -> differences; None where the runs cannot say. Measures of one run ignore the base.
-Compare = Callable[[Run, Run], Paired | None]
+#: (arm, base) of one seed -> differences, or why there are none. Measures of one run ignore the base.
+Compare = Callable[[Run, Run], Paired | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,10 @@ def success(arm: Run, base: Run) -> Paired:
 def area(axis: str) -> Compare:
     """Difference of mean training success over what both runs spent of ``axis``."""
 
-    def compare(arm: Run, base: Run) -> Paired | None:
+    def compare(arm: Run, base: Run) -> Paired | str:
         end = min((r.row.spent[axis][-1] for r in (arm, base) if r.row.spent[axis]), default=0.0)
         if not end > 0:
-            return None
+            return f"a run spent no {axis}"
         return Paired({RUN: _mean_until(arm.row, axis, end) - _mean_until(base.row, axis, end)})
 
     return compare
@@ -83,10 +84,10 @@ def _mean_until(row: SweepRow, axis: str, end: float) -> float:
 def per_trajectory(axis: str) -> Compare:
     """Log ratio of what a trajectory costs."""
 
-    def compare(arm: Run, base: Run) -> Paired | None:
+    def compare(arm: Run, base: Run) -> Paired | str:
         costs = [r.row.spent[axis][-1] / r.row.spent["trajectories"][-1] for r in (arm, base) if r.row.success]
         if len(costs) < 2 or min(costs) <= 0:
-            return None
+            return f"a run spent no {axis}"
         return Paired({RUN: math.log(costs[0] / costs[1])})
 
     return compare
@@ -95,15 +96,15 @@ def per_trajectory(axis: str) -> Compare:
 def to_level(axis: str) -> Compare:
     """Log ratio of what is spent until training success stands at :data:`LEVEL` of the base's own way up."""
 
-    def compare(arm: Run, base: Run) -> Paired | None:
+    def compare(arm: Run, base: Run) -> Paired | str:
         curve = moving_mean(base.row.success, WINDOW)[WINDOW - 1 :]
         if not curve:
-            return None
+            return f"fewer than {WINDOW} steps"
         first, last = curve[0], curve[-1]
         assert first is not None
         assert last is not None
         if last <= first:
-            return None  # the base learned nothing: there is no level to reach
+            return "the base learned nothing, so there is no level to reach"
         level = first + LEVEL * (last - first)
         reached = [_spent_at(r.row, axis, level) for r in (arm, base)]
         assert reached[1] is not None, "the base reaches its own level"
@@ -124,19 +125,19 @@ def _spent_at(row: SweepRow, axis: str, level: float) -> float | None:
 def entropy_rise(trained: bool, control: Literal["start", "before", "later"]) -> Compare:
     """Entropy right after a tool result less that of a control window, by held-out task."""
 
-    def compare(arm: Run, base: Run) -> Paired | None:
+    def compare(arm: Run, base: Run) -> Paired | str:
         found = _windows(arm, trained)
         values = {}
         for task, windows in found.items():
             other = getattr(windows, control)
             if windows.after is not None and other is not None:
                 values[task] = windows.after - other
-        return Paired(values) if values else None
+        return Paired(values) if values else _NO_WINDOWS
 
     return compare
 
 
-def entropy_change(arm: Run, base: Run) -> Paired | None:
+def entropy_change(arm: Run, base: Run) -> Paired | str:
     """Entropy after a tool result: after training less before it, by held-out task."""
     before, after = _windows(arm, False), _windows(arm, True)
     values = {}
@@ -144,7 +145,7 @@ def entropy_change(arm: Run, base: Run) -> Paired | None:
         old, new = before[task].after, after[task].after
         if old is not None and new is not None:
             values[task] = new - old
-    return Paired(values) if values else None
+    return Paired(values) if values else _NO_WINDOWS
 
 
 def _windows(run: Run, trained: bool) -> dict[str, Windows]:

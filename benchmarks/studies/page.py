@@ -27,8 +27,11 @@ HOW = (
 _CLASS = {"supports": "good", "contradicts": "bad", "cannot tell": "muted"}
 _STYLE = """
 .says-good { color: var(--good); } .says-bad { color: var(--bad); }
-td.text { text-align: left; white-space: normal; min-width: 11ch; }
-tr.minor td, tr.minor th { color: var(--soft); }
+#verdict th, #verdict td { vertical-align: top; }
+#verdict tbody th { color: var(--ink); }
+#verdict .worded { text-align: left; white-space: normal; min-width: 12ch; }
+#verdict .minor th, #verdict .minor td:not([class*="says-g"], [class*="says-b"]) { color: var(--soft); }
+#verdict .charts { margin: 22px 0 12px; }
 """
 
 
@@ -126,17 +129,19 @@ def html(result: StudyResult) -> str:
 
 def _verdict(result: StudyResult) -> str:
     study = result.study
-    head = "".join(f"<th>{escape(t)}</th>" for t in words.COLUMNS)
+    worded = {"measure", "claimed", "says"}
+    head = "".join(f"<th{' class=worded' * (t in worded)}>{escape(t)}</th>" for t in words.COLUMNS)
     body = []
     for f in _ordered(result):
         row = words.cells(f)
         shown = [f"<td>{escape(c)}</td>" for c in row[2:5]]
-        says = f'<td class="text says-{_CLASS[f.judgement.word]}">{escape(row[6])}</td>'
+        says = f'<td class="worded says-{_CLASS[f.judgement.word]}">{escape(row[6])}</td>'
         kind = "" if f.contrast.decisive else ' class="minor"'
         what = escape(MEASURES[f.contrast.measure].what, quote=True)
         body.append(
-            f'<tr{kind}><th>{escape(row[0])}</th><td class="text" title="{what}">{escape(row[1])}</td>{"".join(shown)}'
-            f'<td class="text">{escape(row[5])}</td>{says}</tr>'
+            f"<tr{kind}><th>{escape(row[0])}</th>"
+            f'<td class="worded" title="{what}">{escape(row[1])}</td>{"".join(shown)}'
+            f'<td class="worded">{escape(row[5])}</td>{says}</tr>'
         )
     measures = dict.fromkeys(f.contrast.measure for f in _ordered(result))
     explained = "; ".join(f"{name}: {MEASURES[name].what}" for name in measures)

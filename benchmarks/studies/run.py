@@ -156,10 +156,9 @@ def evaluate(
 def _find(contrast: Contrast, runs: Mapping[str, Mapping[int, Run]]) -> Finding:
     measure = MEASURES[contrast.measure]
     arm, base = runs[contrast.arm], runs[contrast.base]
-    paired: dict[int, Paired] = {}
-    for seed in sorted(arm.keys() & base.keys()):
-        if (one := measure.compare(arm[seed], base[seed])) is not None:
-            paired[seed] = one
+    compared = {seed: measure.compare(arm[seed], base[seed]) for seed in sorted(arm.keys() & base.keys())}
+    paired = {seed: one for seed, one in compared.items() if isinstance(one, Paired)}
+    reasons = sorted({one for one in compared.values() if isinstance(one, str)})
     found = estimate(
         {seed: p.values for seed, p in paired.items()},
         bounded=measure.unit == "points",
@@ -167,7 +166,10 @@ def _find(contrast: Contrast, runs: Mapping[str, Mapping[int, Run]]) -> Finding:
         one_model=contrast.one_model,
         at_least=any(p.at_least for p in paired.values()),
     )
-    return Finding(contrast, found, judge(contrast.claim, found))
+    judgement = judge(contrast.claim, found)
+    if found is None and reasons:
+        judgement = dataclasses.replace(judgement, reason="; ".join(reasons))
+    return Finding(contrast, found, judgement)
 
 
 def _finding(f: Finding) -> dict[str, Any]:

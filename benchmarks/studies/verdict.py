@@ -115,7 +115,7 @@ def judge(claim: Claim, found: Estimate | None) -> Judgement:
     if found is None:
         return Judgement("cannot tell", "no runs to compare")
     if found.low is None or found.high is None:
-        return Judgement("cannot tell", "one seed says nothing about the spread between seeds; 2 at least", 2)
+        return Judgement("cannot tell", "one seed shows no spread between seeds; 2 at least", 2)
     bound, worth = found.scale(claim.bound), claim.worth
     if claim.kind == "within":
         if -bound < found.low and found.high < bound:
