@@ -14,16 +14,21 @@ without a plan raises.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from arpo_algo.errors import ConfigError
+from arpo_algo.flexattention import FlexTree, Shape, flaw, flex_tree_attention
 from arpo_algo.treeattention import BLOCK, Segment, blocks, tree_attention
 
 NAME = "arpo"
+#: How a packed tree is computed: ``blocks`` of matrix products anywhere, ``flex`` attention on GPUs; both exactly.
+TreeAttention = Literal["auto", "blocks", "flex"]
+TREE_ATTENTIONS = ("auto", "blocks", "flex")
 #: Architectures whose packed gradient is tested against separate sequences. Others are refused by name.
 SUPPORTED = ("llama", "qwen2", "qwen3", "phi3", "mistral", "smollm3", "gemma2", "gemma3_text")
 
@@ -47,12 +52,14 @@ class TreePlan:
     """Attention over ancestors only.
 
     Args:
-        segments: in row order, covering the row; ancestors come before descendants.
+        segments: in row order, covering the row, depth first.
+        how: what :func:`resolve_tree_attention` found for the model.
     """
 
-    def __init__(self, segments: list[Segment]) -> None:
+    def __init__(self, segments: list[Segment], how: Literal["blocks", "flex"] = "blocks") -> None:
         self.segments = segments
-        self.blocks = blocks(segments)
+        self.blocks = blocks(segments) if how == "blocks" else []
+        self._flex: FlexTree | None = None
 
     def attend(
         self,
@@ -66,7 +73,44 @@ class TreePlan:
     ) -> torch.Tensor:
         if torch.is_autocast_enabled(q.device.type):
             q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
-        return tree_attention(q, k, v, self.blocks, scale, window, softcap)
+        if self.blocks:
+            return tree_attention(q, k, v, self.blocks, scale, window, softcap)
+        if self._flex is None:
+            self._flex = FlexTree(self.segments, q.device)
+        return flex_tree_attention(q, k, v, self._flex, scale, window, softcap)
+
+
+def resolve_tree_attention(
+    wanted: TreeAttention, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
+) -> Literal["blocks", "flex"]:
+    """How packed trees of a model with ``config`` are computed, attention running in ``dtype``.
+
+    ``auto``: flex attention on CUDA GPUs where it gives the same results as blocks (it is tried), else blocks.
+
+    Raises:
+        ConfigError: flex attention is wanted and cannot be used.
+    """
+    if wanted == "blocks" or (wanted == "auto" and device.type != "cuda"):
+        return "blocks"
+    config = config.get_text_config()
+    heads: int = config.num_attention_heads
+    why = flaw(
+        Shape(
+            heads,
+            getattr(config, "num_key_value_heads", None) or heads,
+            getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype,
+            device,
+            getattr(config, "sliding_window", None) is not None,
+            getattr(config, "attn_logit_softcapping", None),
+        )
+    )
+    if why is None:
+        return "flex"
+    if wanted == "flex":
+        raise ConfigError(f"learner.attention=flex: {why}; take auto or blocks")
+    warnings.warn(f"trees are computed in blocks, which is slower than flex attention: {why}", stacklevel=2)
+    return "blocks"
 
 
 class KVCache:

@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from arpo_algo import sharding
 from arpo_algo.advantages import soft, term_weights
-from arpo_algo.attention import use_arpo_attention
+from arpo_algo.attention import TREE_ATTENTIONS, TreeAttention, resolve_tree_attention, use_arpo_attention
 from arpo_algo.branching import BranchingRule
 from arpo_algo.distributed import World, shares
 from arpo_algo.errors import ConfigError, NonFiniteError, unknown
@@ -85,6 +85,9 @@ class LearnerConfig:
     epochs: int = opt(1, "passes over a step's trees")
     pack_tokens: int = opt(4096, "unique tokens a forward at most (bounds memory)")
     precision: Precision = opt("auto", "auto: bfloat16 autocast on GPUs and CPUs with AMX or AVX512_BF16, else float32")
+    attention: TreeAttention = opt(
+        "auto", "of packed trees: flex (attention by a fused kernel, GPUs), blocks; auto: flex where it works"
+    )
     gradient_checkpointing: bool = opt(False, "recompute layers in the backward pass: less memory, more time")
     optimizer: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit keeps its moments in 8 bits (bitsandbytes, GPU)")
     lora: LoraConfig = section(LoraConfig, "low-rank adapters instead of all weights")
@@ -97,6 +100,8 @@ class LearnerConfig:
             raise ConfigError("epochs, pack_tokens and mini_batch must be >= 1")
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
+        if self.attention not in TREE_ATTENTIONS:
+            raise unknown("attention", self.attention, TREE_ATTENTIONS)
         if self.optimizer not in ("adamw", "adamw8bit"):
             raise unknown("optimizer", self.optimizer, ("adamw", "adamw8bit"))
 
@@ -115,6 +120,7 @@ def score(
     packed: Pack,
     *,
     temperature: float = 1.0,
+    attention: Literal["blocks", "flex"] = "blocks",
     head_rows: int = ROWS,
     value_head: torch.nn.Module | None = None,
     entropy_gradient: bool = False,
@@ -133,7 +139,10 @@ def score(
             f"a trajectory of {packed.length} tokens exceeds the model's context of {context}; lower rollout.max_tokens"
         )
     hidden = model.base_model(
-        input_ids=packed.tokens[None], position_ids=packed.positions[None], use_cache=False, plan=packed.plan()
+        input_ids=packed.tokens[None],
+        position_ids=packed.positions[None],
+        use_cache=False,
+        plan=packed.plan(attention),
     ).last_hidden_state[0]
     head: torch.nn.Linear = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     logp, entropy = token_logprobs(
@@ -185,6 +194,8 @@ class Learner:
         self.temperature = temperature or 1.0
         self.device = next(model.parameters()).device
         self.precision = resolve_precision(config.precision, self.device)
+        products = torch.bfloat16 if self.precision == "bfloat16" else model.dtype
+        self.attention = resolve_tree_attention(config.attention, model.config, self.device, products)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.sharded = sharding.is_sharded(self.parameters)
         if config.gradient_checkpointing:
@@ -291,13 +302,13 @@ class Learner:
         own = items if self.sharded else self._own(items)  # a sharded forward needs every process
         for group in split(own, self.config.pack_tokens):
             packed = pack(group).to(self.device)
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad():
                 if self.reference is not None and "reference" in needs:
-                    logp = score(self.reference, packed, temperature=self.temperature).logp.tolist()
+                    logp = self._score(packed, self.reference).logp.tolist()
                     for node, first in packed.spans:
                         node.ref_logprobs = logp[first : first + len(node.tokens)]
                 if "values" in needs:
-                    value = score(self.model, packed, value_head=self.value_head).value
+                    value = self._score(packed, value_head=self.value_head).value
                     assert value is not None
                     for node, first in packed.spans:
                         node.value = float(value[first]) if node.tokens else 0.0
@@ -343,23 +354,26 @@ class Learner:
                 packs += [replace(idle, weight=torch.zeros_like(idle.weight))] * missing
         return packs
 
+    def _score(self, packed: Pack, model: PreTrainedModel | None = None, **options: Any) -> TokenOutput:
+        """:func:`score` with this learner's settings; of its own model if no other is given."""
+        settings = {"temperature": self.temperature, "attention": self.attention} | options
+        with self.autocast():
+            return score(self.model if model is None else model, packed, **settings)
+
     def _logp(self, packed: Pack) -> torch.Tensor:
-        with torch.no_grad(), self.autocast():
-            return score(self.model, packed, temperature=self.temperature).logp
+        with torch.no_grad():
+            return self._score(packed).logp
 
     def _accumulate(
         self, packed: Pack, algorithm: Algorithm, old: torch.Tensor | None, sums: dict[str, float], mass: float
     ) -> float:
         """Add a pack's gradient and metrics; returns the largest |ln π_learner − ln π_engine| of its tokens."""
         with explained(_SMALLER):
-            with self.autocast():
-                out = score(
-                    self.model,
-                    packed,
-                    temperature=self.temperature,
-                    value_head=self.value_head,
-                    entropy_gradient="entropy" in getattr(algorithm, "needs", ()),
-                )
+            out = self._score(
+                packed,
+                value_head=self.value_head,
+                entropy_gradient="entropy" in getattr(algorithm, "needs", ()),
+            )
             loss = loss_of(packed, out, algorithm, old)
             if not torch.isfinite(loss.loss):
                 self._nonfinite = f"the loss is {loss.loss.item()}"
@@ -410,8 +424,7 @@ class Learner:
         items = [Credited(t, dict.fromkeys(w, 1.0), w) for t, w in zip(trees, weights, strict=True)]
         total = 0.0
         for packed in self._packs(items):
-            with self.autocast():
-                out = score(self.model, packed, temperature=1.0)
+            out = self._score(packed, temperature=1.0)
             loss = -(packed.weight * out.logp[packed.term]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -53,8 +53,8 @@ class Pack:
     spans: list[tuple[Node, int]] = field(default_factory=list)
     length: int = 0
 
-    def plan(self) -> TreePlan:
-        return TreePlan(self.segments)
+    def plan(self, how: Literal["blocks", "flex"] = "blocks") -> TreePlan:
+        return TreePlan(self.segments, how)
 
     def to(self, device: torch.device) -> Pack:
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}

@@ -53,7 +53,7 @@ _PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "reasoning-g
 #: What may differ between a run and its continuation: nothing that the weights depend on.
 FREE_ON_RESUME = (
     "steps", "budget", "save_every", "keep", "keep_best", "device", "threads", "eval", "guards", "log",
-    "rollout.workers", "rollout.tool_timeout", "rollout.actors", "rollout.actor_options",
+    "rollout.workers", "rollout.tool_timeout", "rollout.actors", "rollout.actor_options", "learner.attention",
 )  # fmt: skip
 _LOGS = ("metrics.jsonl", "eval.jsonl", "eval-tasks.jsonl", "alarms.jsonl")
 
@@ -675,6 +675,7 @@ class Trainer:
                 "platform": platform.platform(),
                 "device": self.device,
                 "precision": self.learner.precision,
+                "attention": self.learner.attention,
                 "threads": torch.get_num_threads(),
                 "processes": self.world.size,
             },
