@@ -95,6 +95,7 @@ def sweep(
     for what, given in (("algorithm", labels), ("seed", list(seeds))):
         if len(set(given)) != len(given) or not given:
             raise ConfigError(f"a sweep needs each {what} once, and at least one; got {given}")
+    out = out.resolve()  # runs name their cold start's folder, and may be resumed from elsewhere
     _claim(config, entrants, seeds, out)
     starts = {seed: _cold_start(config, seed, out, console) for seed in seeds}
     rows = []

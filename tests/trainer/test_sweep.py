@@ -30,8 +30,11 @@ def test_options_of_the_configuration_hold_for_those_that_know_them(tmp_path: Pa
 def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = config(save_model(tmp_path / "model"), steps=9, **{"sft.steps": 1, "budget.trajectories": 16})
     entrants = [entrant(name, base) for name in ("arpo", "grpo")]
+    monkeypatch.chdir(tmp_path)
+    rows = sweep(base, entrants[:1], [0], Path("sweep"), quiet())
     out = tmp_path / "sweep"
-    rows = sweep(base, entrants[:1], [0], out, quiet())
+    started = json.loads((out / "arpo/seed-0/config.json").read_text())["config"]["model"]
+    assert Path(started).is_absolute()  # an interrupted sweep resumes from any working directory
     made: list[Path] = []
     trainer = module.Trainer
 
