@@ -265,6 +265,8 @@ class Trainer:
         """RL from the current step to ``config.steps``."""
         config = self.config
         self._set_reference()
+        for step in range(1, self.step + 1):
+            self._evaluate_on_the_way(step)
         with Live(self.console, show=self.world.main) as live:
             bar = live.bar(config.algorithm.name, config.steps)
             bar.set(self.step)
@@ -278,10 +280,17 @@ class Trainer:
                 self.budget.step_took(metrics)
                 self._raise_alarms(self.guards.check(self.step - 1, metrics))
                 self._save_if_due(self.step, last=self.step == config.steps or self._spent())
-                if config.eval.every and self.step % config.eval.every == 0 and self.step < config.steps:
-                    self.evaluate(f"step {self.step}")
-                    if self.world.agree(self._best()) == self.position.name:
-                        self._save_or_warn()
+                self._evaluate_on_the_way(self.step)
+        if self.budget.over is not None and self.step:
+            self._save_or_warn(fatal=True)  # it may have met its end in an evaluation
+
+    def _evaluate_on_the_way(self, step: int) -> None:
+        """After ``step``, where ``eval.every`` asks for it; of a resumed run, what it has not done or not yet told."""
+        every = self.config.eval.every
+        if every and step % every == 0 and step < self.config.steps:
+            self._evaluate_once(f"step {step}", Position(self.config.sft.steps, step))
+            if step == self.step and self.world.agree(self._best()) == self.position.name:
+                self._save_or_warn()
 
     def train_step(self, live: Live) -> dict[str, float]:
         """Trees of this step (sampled now, or ahead), update, log."""

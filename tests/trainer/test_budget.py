@@ -60,6 +60,17 @@ def test_a_run_out_of_budget_is_evaluated_saved_and_goes_on(tmp_path: Path) -> N
     assert last == [row["loss"] for row in read_rows(tmp_path / "whole/metrics.jsonl")]
 
 
+def test_a_run_whose_time_ends_in_an_evaluation_is_saved(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[float] = []
+    monkeypatch.setattr(Budget, "evaluation_took", lambda self, seconds: evaluated.append(seconds))
+    monkeypatch.setattr(Budget, "met", lambda self: "no time is left" if evaluated else None)
+    trainer = run_once(tmp_path / "run", tiny_model, steps=9, **{"eval.every": 2})
+    assert [(r.name, r.step) for r in trainer.results] == [("step 2", 2), ("ARPO", 2)]
+    assert (tmp_path / "run/checkpoints/step-000002").exists()
+
+
 def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"budget.minutes must be > 0"):
         config(tmp_path, **{"budget.minutes": 0})

@@ -419,3 +419,25 @@ def test_nothing_of_a_phase_is_left_in_the_engine(tiny_model: Path, tmp_path: Pa
     trainer.run()
     trainer.close()
     assert dirty == [False] * 6, "three steps, three evaluations"
+
+
+def test_an_evaluation_on_the_way_that_was_not_reached_is_made_up_for(tiny_model: Path, tmp_path: Path) -> None:
+    """The run dies after the checkpoint of step 1 and before its evaluation has ended."""
+    settings = breakable(tiny_model, **{"eval.every": 1})
+    run(tmp_path / "whole", settings)
+    trainer = trainer_of(settings, tmp_path / "run")
+
+    def dies(name: str) -> Any:
+        raise MemoryError(name)
+
+    trainer.evaluate = dies  # type: ignore[method-assign]
+    with pytest.raises(MemoryError, match="step 1"):
+        trainer.run()
+    trainer.close()
+    trainer = trainer_of(settings, tmp_path / "run")
+    results = trainer.run()
+    trainer.close()
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    trainer = trainer_of(settings, tmp_path / "run")
+    assert [r.name for r in trainer.run()] == [r.name for r in results] == ["step 1", "step 2", "ARPO"]
+    trainer.close()
