@@ -11,8 +11,34 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from arpo_algo.tree import Outcome, Tree
 
-#: SmolLM2-135M's shape; layers may be fewer, so that a measurement is quick.
+#: Token ids are drawn from SmolLM2's vocabulary, the smallest of the models below.
 VOCAB = 49152
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder's dimensions; embeddings are tied. ``layers`` may be fewer, so that a measurement is quick."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+
+    @property
+    def layer_weights(self) -> int:
+        """Matrix weights of one layer."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        return attention + 3 * self.hidden * self.inner
+
+
+MODELS = {
+    "smollm2-135m": Architecture(576, 1536, 30, 9, 3, 64, VOCAB),
+    "qwen2.5-0.5b": Architecture(896, 4864, 24, 14, 2, 64, 151936),
+    "qwen2.5-1.5b": Architecture(1536, 8960, 28, 12, 2, 128, 151936),
+}
 
 
 @dataclass(frozen=True)
@@ -67,15 +93,17 @@ def tree(shape: Shape, rng: np.random.Generator) -> Tree:
     return made
 
 
-def model(layers: int, seed: int = 0, context: int = 8192) -> PreTrainedModel:
-    """A random model of SmolLM2-135M's shape, with as many layers as asked for."""
+def model(layers: int, seed: int = 0, context: int = 8192, name: str = "smollm2-135m") -> PreTrainedModel:
+    """A random llama of that shape, with as many layers as asked for."""
+    like = MODELS[name]
     config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=576,
-        intermediate_size=1536,
+        vocab_size=like.vocab,
+        hidden_size=like.hidden,
+        intermediate_size=like.inner,
         num_hidden_layers=layers,
-        num_attention_heads=9,
-        num_key_value_heads=3,
+        num_attention_heads=like.heads,
+        num_key_value_heads=like.kv_heads,
+        head_dim=like.head_dim,
         max_position_embeddings=context,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
         tie_word_embeddings=True,

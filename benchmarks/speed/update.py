@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed.update                       # SmolLM2's shape, one tree a prompt length
     python -m benchmarks.speed.update --layers 8 --trl /path/to/python-with-trl
+    python -m benchmarks.speed.update --trees runs/mine/replay/train-000000.jsonl.gz   # what a run has sampled
 
 Methods: ``tree`` (ours: each unique token once), ``flat`` (ours, each trajectory a segment of its own), ``padded``
 (stock transformers, micro-batches padded to their longest trajectory, full logits of the completions), ``trl``
@@ -33,6 +34,7 @@ from arpo_algo.attention import use_arpo_attention
 from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.packing import Credited, chains, n_terms, pack, split
 from arpo_algo.precision import Resolved, autocast
+from arpo_algo.runfolder import read_trees
 from arpo_algo.tree import Tree
 from benchmarks.speed import shapes
 
@@ -42,7 +44,10 @@ MICRO_BATCH = 4  # trajectories a padded micro-batch
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one tree."""
+    """One method on one random tree with a prompt of ``prompt`` tokens, or on the trees of a file.
+
+    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own.
+    """
 
     method: str
     prompt: int
@@ -52,9 +57,14 @@ class Job:
     repeats: int
     gradient: str = ""  # where to save it
     seed: int = 0
+    model: str = "smollm2-135m"
+    file: str = ""
+    pack_tokens: int = 0
 
-    def tree(self) -> Tree:
-        return shapes.tree(shapes.Shape(prompt=self.prompt), np.random.default_rng([self.seed, self.prompt]))
+    def trees(self) -> list[Tree]:
+        if self.file:
+            return [t for t in read_trees(Path(self.file)) if t.leaves()]
+        return [shapes.tree(shapes.Shape(prompt=self.prompt), np.random.default_rng([self.seed, self.prompt]))]
 
 
 def algorithm() -> Algorithm:
@@ -71,32 +81,34 @@ def credited(tree: Tree) -> Credited:
 # ------------------------------------------------------------------ the methods: a pass is one tree's gradient
 
 
-def tree_pass(job: Job, tree: Tree, model: Any) -> None:
-    use_arpo_attention(model)
-    made = pack([credited(tree)])
-    with autocast(job.precision, torch.device("cpu")):
-        out = score(model, made)
-    loss_of(made, out, algorithm()).loss.backward()
+def tree_pass(job: Job, trees: Sequence[Tree], model: Any) -> None:
+    _run(job, [credited(t) for t in trees], trees, model, share=True)
 
 
-def flat_pass(job: Job, tree: Tree, model: Any) -> None:
-    """The same code on trees of one trajectory each; packs are no larger than the tree's, so memory compares."""
-    use_arpo_attention(model)
-    whole = credited(tree)
-    items = []
+def flat_pass(job: Job, trees: Sequence[Tree], model: Any) -> None:
+    """The same code on trees of one trajectory each; packs are no larger than the trees', so memory compares."""
+    _run(job, [apart for t in trees for apart in separate(credited(t))], trees, model, share=False)
+
+
+def separate(whole: Credited) -> Iterator[Credited]:
+    """Each trajectory as a tree of its own, with its credit."""
+    tree = whole.tree
     for leaf, chain in zip(tree.leaves(), chains(tree), strict=True):
         last = chain.leaves()[0].id
         names = dict(zip((n.id for n in tree.path(leaf.id)), (n.id for n in chain.path(last)), strict=True))
         own = [key for key in whole.credit if key[0] == leaf.id]
-        items.append(
-            Credited(
-                chain,
-                {(last, names[node]): whole.credit[leaf.id, node] for _, node in own},
-                {(last, names[node]): whole.weight[leaf.id, node] for _, node in own},
-            )
+        yield Credited(
+            chain,
+            {(last, names[node]): whole.credit[leaf.id, node] for _, node in own},
+            {(last, names[node]): whole.weight[leaf.id, node] for _, node in own},
         )
-    for group in split(items, max(tree.n_tokens, *(i.tree.n_tokens for i in items))):
-        made = pack(group, share=False)
+
+
+def _run(job: Job, items: Sequence[Credited], trees: Sequence[Tree], model: Any, *, share: bool) -> None:
+    use_arpo_attention(model)
+    limit = max(job.pack_tokens, *(t.n_tokens for t in trees), *(i.tree.n_tokens for i in items))
+    for group in split(items, limit):
+        made = pack(group, share=share)
         with autocast(job.precision, torch.device("cpu")):
             out = score(model, made)
         loss_of(made, out, algorithm()).loss.backward()
@@ -147,9 +159,13 @@ class Padded:
         return sum(b.prompt.numel() + b.completion.numel() for b in self.batches())
 
 
-def padded_pass(job: Job, tree: Tree, model: Any) -> None:
+def padded_pass(job: Job, trees: Sequence[Tree], model: Any) -> None:
     model.set_attn_implementation("sdpa")
-    whole = Padded.of(tree)
+    for tree in trees:
+        _padded(job, Padded.of(tree), model)
+
+
+def _padded(job: Job, whole: Padded, model: Any) -> None:
     total = whole.sampled.sum()
     for batch in whole.batches():
         ids = torch.cat([batch.prompt, batch.completion], 1)
@@ -169,7 +185,7 @@ def padded_pass(job: Job, tree: Tree, model: Any) -> None:
         (-(objective * batch.sampled).sum() / total).backward()
 
 
-def trl_setup(job: Job, model: Any) -> Callable[[Tree], None]:
+def trl_setup(job: Job, model: Any) -> Callable[[Sequence[Tree]], None]:
     """GRPOTrainer as its users build it; only its loss function is called."""
     from datasets import Dataset  # type: ignore[import-not-found,import-untyped,unused-ignore]
     from tokenizers import Tokenizer
@@ -202,20 +218,21 @@ def trl_setup(job: Job, model: Any) -> Callable[[Tree], None]:
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
 
-    def run(tree: Tree) -> None:
-        whole = Padded.of(tree)
-        total = whole.sampled.sum()
-        for batch in whole.batches():
-            inputs = {
-                "prompt_ids": batch.prompt,
-                "prompt_mask": torch.ones_like(batch.prompt),
-                "completion_ids": batch.completion,
-                "completion_mask": batch.mask,
-                "tool_mask": batch.sampled,
-                "advantages": batch.advantage,
-                "num_items_in_batch": total,
-            }
-            trainer._compute_loss(trainer.model, inputs).backward()
+    def run(trees: Sequence[Tree]) -> None:
+        for tree in trees:
+            whole = Padded.of(tree)
+            total = whole.sampled.sum()
+            for batch in whole.batches():
+                inputs = {
+                    "prompt_ids": batch.prompt,
+                    "prompt_mask": torch.ones_like(batch.prompt),
+                    "completion_ids": batch.completion,
+                    "completion_mask": batch.mask,
+                    "tool_mask": batch.sampled,
+                    "advantages": batch.advantage,
+                    "num_items_in_batch": total,
+                }
+                trainer._compute_loss(trainer.model, inputs).backward()
 
     return run
 
@@ -225,24 +242,24 @@ def trl_setup(job: Job, model: Any) -> Callable[[Tree], None]:
 
 def work(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
-    model, tree = shapes.model(job.layers), job.tree()
+    model, trees = shapes.model(job.layers, name=job.model), job.trees()
     model.train()
     if job.method == "trl":
         run = trl_setup(job, model)
     else:
         one = {"tree": tree_pass, "flat": flat_pass, "padded": padded_pass}[job.method]
 
-        def run(tree: Tree) -> None:
-            one(job, tree, model)
+        def run(trees: Sequence[Tree]) -> None:
+            one(job, trees, model)
 
     if not job.gradient:
-        run(shapes.tree(replace(shapes.Shape(prompt=32), N=2, M=2), np.random.default_rng(0)))
+        run([shapes.tree(replace(shapes.Shape(prompt=32), N=2, M=2), np.random.default_rng(0))])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = [], []
     for _ in range(job.repeats):
         model.zero_grad()
         clock = time.perf_counter(), time.process_time()
-        run(tree)
+        run(trees)
         wall.append(time.perf_counter() - clock[0])
         cpu.append(time.process_time() - clock[1])
     if job.gradient:
@@ -251,12 +268,21 @@ def work(job: Job) -> dict[str, Any]:
     return {"wall": min(wall), "cpu": min(cpu), "peak_MiB": peak // 1024, "before_MiB": before // 1024}
 
 
-def flops(tree: Tree, layers: int, *, flat: bool = False) -> float:
-    """Products of one pass, forward and backward, attention left out: 6 a weight and token, the head where needed."""
-    layer = 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536
-    tokens = tree.n_tokens_flat if flat else tree.n_tokens
-    predicted = n_terms(tree) if flat else sum(len(n.tokens) for n in tree.nodes if n.kind == "action")
-    return 6.0 * (layers * layer * tokens + 576 * shapes.VOCAB * predicted)
+def flops(trees: Sequence[Tree], name: str, layers: int, *, flat: bool = False) -> float:
+    """Products of one pass: 6 a weight and token (the head's only where a token is predicted), attention included."""
+    like = shapes.MODELS[name]
+    tokens = sum(t.n_tokens_flat if flat else t.n_tokens for t in trees)
+    sampled = (sum(len(n.tokens) for n in t.nodes if n.kind == "action") for t in trees)
+    predicted = sum(map(n_terms, trees)) if flat else sum(sampled)
+    attention = 2 * like.heads * like.head_dim * pairs(trees, flat=flat)
+    return 6.0 * (layers * (like.layer_weights * tokens + attention) + like.hidden * like.vocab * predicted)
+
+
+def pairs(trees: Sequence[Tree], *, flat: bool = False) -> int:
+    """Query–key pairs of causal attention."""
+    if flat:
+        return sum(n.end * (n.end + 1) // 2 for t in trees for n in t.leaves())
+    return sum((n.start + 1 + n.end) * len(n.tokens) // 2 for t in trees for n in t.nodes)
 
 
 def peak_rate(precision: Resolved, threads: int) -> float:
@@ -298,7 +324,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, nargs="*", default=[256, 768, 1536], help="prompt lengths")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, help="tree and flat are needed")
-    parser.add_argument("--layers", type=int, default=30, help="layers of the model (SmolLM2: 30)")
+    parser.add_argument(
+        "--trees", nargs="+", default=[], metavar="FILE", help="trees of runs (log.replay=true) instead"
+    )
+    parser.add_argument("--pack-tokens", type=int, default=4096, help="unique tokens of a pack of a run's trees")
+    parser.add_argument("--model", choices=list(shapes.MODELS), default="smollm2-135m", help="whose dimensions")
+    parser.add_argument("--layers", type=int, help="layers of the model; default: all")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=2)
@@ -306,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of gradients")
     parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows (needs matplotlib)")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.job:
@@ -322,27 +354,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if max(errors.values()) > 1e-5:
             raise SystemExit("the methods do not compute the same gradient; times would mean nothing")
     ceiling = peak_rate(options.precision, options.threads)
+    layers = options.layers or shapes.MODELS[options.model].layers
+    shared = (layers, options.precision, options.threads, options.repeats)
+    subjects = [
+        Job("tree", 0, *shared, model=options.model, file=f, pack_tokens=options.pack_tokens) for f in options.trees
+    ]
+    subjects = subjects or [Job("tree", prompt, *shared, model=options.model) for prompt in options.prompts]
     rows = []
-    for prompt in options.prompts:
-        base = Job("tree", prompt, options.layers, options.precision, options.threads, options.repeats)
-        tree = base.tree()
-        ideal = tree.n_tokens_flat / tree.n_tokens
+    for base in subjects:
+        trees = base.trees()
+        unique, raw = sum(t.n_tokens for t in trees), sum(t.n_tokens_flat for t in trees)
         got = {m: spawn(replace(base, method=m), pythons[m]) for m in methods}
         seconds = {m: g["wall" if options.wall else "cpu"] for m, g in got.items()}
         speedup = seconds["flat"] / seconds["tree"]
+        cost = {flat: flops(trees, options.model, layers, flat=flat) for flat in (False, True)}
         row: dict[str, object] = {
-            "prompt": prompt,
-            "unique": tree.n_tokens,
-            "raw": tree.n_tokens_flat,
-            "ideal": f"{ideal:.2f}",
+            "model": options.model,
+            "layers": layers,
+            "trees": f"{len(trees)} of a run" if base.file else "random",
+            "prompt": round(sum(len(t.nodes[0].tokens) for t in trees) / len(trees)),
+            "unique": unique,
+            "raw": raw,
             **{f"{m} s": f"{s:.2f}" for m, s in seconds.items()},
+            "raw/unique": f"{raw / unique:.2f}",
+            # Sampled tokens are shared less than prompts, and the head runs on them alone; deep tokens attend to more.
+            "work": f"{cost[True] / cost[False]:.2f}",
             "flat/tree": f"{speedup:.2f}",
-            "of ideal": f"{speedup / ideal:.0%}",
-            # Sampled tokens are shared less than prompts, and the head runs on them alone: what products allow.
-            "of products": f"{speedup * flops(tree, options.layers) / flops(tree, options.layers, flat=True):.0%}",
+            "of raw/unique": f"{speedup / raw * unique:.0%}",
+            "of work": f"{speedup * cost[False] / cost[True]:.0%}",
             **{f"{m}/tree": f"{seconds[m] / seconds['tree']:.2f}" for m in methods if m not in ("tree", "flat")},
             "peak MiB tree, flat": f"{got['tree']['peak_MiB']}, {got['flat']['peak_MiB']}",
-            "of peak": f"{flops(tree, options.layers) / got['tree']['cpu'] / ceiling:.0%}",
+            "of peak": f"{cost[False] / got['tree']['cpu'] / ceiling:.0%}",
         }
         rows.append(row)
         print(json.dumps(row), flush=True)

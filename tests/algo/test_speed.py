@@ -9,10 +9,11 @@ import pytest
 import torch
 from test_engine import byte_model
 
+from arpo_algo.packing import chains
 from arpo_algo.tree import Tree
 from benchmarks.speed import scaling, shapes
 from benchmarks.speed.rollout import engine_for, latencies, run_engine, run_lock_step
-from benchmarks.speed.update import Job, Padded, flat_pass, padded_pass, tree_pass
+from benchmarks.speed.update import Job, Padded, flat_pass, padded_pass, pairs, tree_pass
 
 SHAPE = shapes.Shape(prompt=64, N=4, M=8, calls=(2, 4), turn=(4, 12), result=(5, 15))
 
@@ -53,18 +54,27 @@ def test_lock_step_samples_the_same_trees_and_waits_for_the_slowest_of_each_roun
 
 
 def test_update_methods_give_one_gradient() -> None:
-    tree = small_tree(3)
+    trees = [small_tree(3), small_tree(4)]
     model = byte_model()
     job = Job("", 64, 2, "float32", 1, 1)
     found = []
     for method in (tree_pass, flat_pass, padded_pass):
         model.zero_grad()
-        method(job, tree, model)
+        method(job, trees, model)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert float(found[0].norm()) > 1e-4
     for other in found[1:]:
         assert float((other - found[0]).norm() / found[0].norm()) < 1e-5
-    assert Padded.of(tree).size >= tree.n_tokens_flat
+    assert all(Padded.of(tree).size >= tree.n_tokens_flat for tree in trees)
+
+
+def test_pairs_are_those_that_attention_computes() -> None:
+    trees = [small_tree(5), small_tree(6)]
+    flat = [chain for tree in trees for chain in chains(tree)]
+    expected = [
+        sum(n.start + i + 1 for t in some for n in t.nodes for i in range(len(n.tokens))) for some in (trees, flat)
+    ]
+    assert [pairs(trees), pairs(trees, flat=True)] == expected
 
 
 def test_shapes_hold_what_they_promise() -> None:
