@@ -11,6 +11,7 @@ A sweep's folder::
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 import re
@@ -190,12 +191,7 @@ def _cold_start(config: RunConfig, seed: int, out: Path, console: Console) -> st
     if not done.exists():
         console.rule(f"cold start, seed {seed}")
         own = dataclasses.replace(config, steps=0, seed=seed, eval=dataclasses.replace(config.eval, before=False))
-        trainer = Trainer(own, folder, resume=True, console=console)
-        try:
-            trainer.run()
-            saved = trainer.save()
-        finally:
-            trainer.close()
+        saved = _run(own, folder, console)
         write_atomic(done, json.dumps({"model": str((saved / "model").relative_to(folder))}).encode())
     return str(folder / json.loads(done.read_text(encoding="utf-8"))["model"])
 
@@ -212,15 +208,27 @@ def _train(config: RunConfig, one: Entrant, seed: int, model: str, out: Path, co
     )
     finished = folder / "finished.json"
     if not finished.exists():
-        trainer = Trainer(own, folder, resume=True, console=console)
-        try:
-            trainer.run()
-            if trainer.interrupts.stop:
-                raise KeyboardInterrupt
-        finally:
-            trainer.close()
+        _run(own, folder, console)
         write_atomic(finished, b"{}")
     return _read_run(folder, one.label, seed)
+
+
+def _run(config: RunConfig, folder: Path, console: Console) -> Path:
+    """A run to its end; returns its last checkpoint.
+
+    Raises:
+        KeyboardInterrupt: it was told to stop; it is saved, and the same call goes on from there.
+    """
+    trainer = Trainer(config, folder, resume=True, console=console)
+    try:
+        trainer.run()
+        if trainer.interrupts.stop:
+            raise KeyboardInterrupt
+        return trainer.save()
+    finally:
+        trainer.close()
+        del trainer
+        gc.collect()  # weights and optimiser lie in reference cycles, and the next run brings its own
 
 
 def _read_run(folder: Path, label: str, seed: int) -> SweepRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,15 @@ def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.Monkey
     started = json.loads((out / "arpo/seed-0/config.json").read_text())["config"]["model"]
     assert Path(started).is_absolute()  # an interrupted sweep resumes from any working directory
     made: list[Path] = []
+    alive: list[weakref.ref[module.Trainer]] = []
     trainer = module.Trainer
 
     def counted(settings, folder, **kwargs):  # type: ignore[no-untyped-def]
+        assert not any(ref() for ref in alive)  # a finished run's weights would stay in memory
         made.append(folder.relative_to(out))
-        return trainer(settings, folder, **kwargs)
+        new = trainer(settings, folder, **kwargs)
+        alive.append(weakref.ref(new))
+        return new
 
     monkeypatch.setattr(module, "Trainer", counted)
     rows = sweep(base, entrants, [0, 1], out, quiet())
@@ -55,6 +60,25 @@ def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     with pytest.raises(ConfigError, match="differs in \\['steps'\\]"):
         sweep(dataclasses.replace(base, steps=8), entrants, [0], out, quiet())
+
+
+def test_an_interrupted_cold_start_is_not_taken_for_a_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = config(save_model(tmp_path / "model"), steps=1, **{"sft.steps": 2})
+    one, out = [entrant("grpo", base)], tmp_path / "sweep"
+    run = module.Trainer.run
+
+    def interrupted(self):  # type: ignore[no-untyped-def]
+        self.interrupts.request_stop()
+        return run(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Trainer, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(base, one, [0], out, quiet())
+    assert not (out / "cold-start/seed-0/model.json").exists()
+    assert len(sweep(base, one, [0], out, quiet())) == 1
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
