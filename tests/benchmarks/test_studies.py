@@ -131,7 +131,7 @@ def chain(task: str, *turns: list[float]) -> Tree:
 
 def test_entropy_windows_by_hand(tmp_path: Path) -> None:
     """k = 2. Start 0.2; after 2.0; the two tokens after those 0.4; the two before the call's end 0.6."""
-    before = chain("t/0", [0.1, 0.3, 0.5, 0.7], [1.0, 3.0, 0.3, 0.5])
+    before = chain("t/0", [0.1, 0.3, 0.5, 0.7], [1.0, 3.0, 0.3, 0.5, 9.0])
     silent = chain("t/1", [0.1, 0.1])
     write_trees(tmp_path / "start/trees/eval-after-sft.jsonl.gz", [before, silent])
     write_trees(tmp_path / "run/trees/eval-after-arpo.jsonl.gz", [chain("t/0", [0.0, 0.0], [0.5, 0.5])])
