@@ -6,13 +6,17 @@ It gives no entropies, only the k largest log-probs: entropies here are the lowe
 
 Determinism: each request has its own generator, seeded with the request's seed; the rest is rounding, which may
 depend on what else is in the batch.
+
+On one device vLLM has no processes of its own. With several (``extra.tensor_parallel_size``) it has a worker for each:
+when one is killed the run ends with a ``TrainingError`` that names it, and :meth:`VLLMEngine.close` leaves none behind.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +44,7 @@ INSTALL_HINT = (
 _CPU_BLOCK = 32  # tokens a cache block on CPUs: the smallest that vLLM's CPU kernels like, so that forks share most
 
 _CPU_STEP = 4096  # tokens a step
+_GRACE = 30.0  # seconds that worker processes have to end
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class VLLMEngine:
         self.stopping = Stopping(tokenizer, end_tokens(tokenizer, getattr(model, "generation_config", None)))
         self.entropy = TopEntropy(self.vocab_size)
         self._llm = _start(str(source), config, slots, max_length, self.options)
+        self._workers = _workers(self._llm)
         self._dtype: torch.dtype = self._llm.vllm_config.model_config.dtype
         self._running: dict[str, Progress] = {}
         #: How many times weights were loaded; part of every cache key.
@@ -155,14 +161,16 @@ class VLLMEngine:
         """As the contract says. A step that fails gives up all requests.
 
         Raises:
-            TrainingError: log-probs that are not numbers.
+            TrainingError: log-probs that are not numbers, or a worker process of vLLM's that is gone.
         """
         if not self._running:
             return []
         try:
-            events = [self._take(output) for output in self._llm.step()]
+            with self._watched():
+                events = [self._take(output) for output in self._llm.step()]
         except BaseException:
-            self._llm.abort_request(list(self._running))  # nothing is left behind
+            with suppress(Exception):  # what went wrong first is what counts
+                self._llm.abort_request(list(self._running))  # nothing is left behind
             self._running.clear()
             raise
         return sorted((e for e in events if e is not None), key=lambda e: e.id)
@@ -175,7 +183,8 @@ class VLLMEngine:
             raise ConfigError("load_weights while requests are running would mix two policies in one rollout")
         pairs = self.layout.checkpoint(weights, self._dtype)
         # Not model.load_weights: vLLM has repacked its weights; this call unpacks, loads and packs again.
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs, "is_checkpoint_format": True})
+        with self._watched():
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs, "is_checkpoint_format": True})
         self._forget()
 
     def close(self) -> None:
@@ -187,6 +196,8 @@ class VLLMEngine:
 
         self._running.clear()
         llm.engine_core.shutdown()
+        for worker in self._workers:
+            worker.join(_GRACE)
         cleanup_dist_env_and_memory()
 
     # ------------------------------------------------------------------ LoRA
@@ -218,6 +229,23 @@ class VLLMEngine:
         self._forget()
 
     # ------------------------------------------------------------------ inside
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Around calls of vLLM: an error that a dead worker is behind says so (vLLM's own is ``cancelled``)."""
+        try:
+            yield
+        except Exception as error:
+            ended = [w for w in self._workers if w.exitcode is not None]
+            # vLLM ends the others when one is gone; that one alone was not asked to go.
+            killed = [w for w in ended if w.exitcode not in (0, -signal.SIGTERM)] or ended
+            if not killed:
+                raise
+            who = ", ".join(f"{w.name} (pid {w.pid}, {_how_ended(w.exitcode)})" for w in killed)
+            raise TrainingError(
+                f"vLLM's worker process {who} is gone; a SIGKILL that nobody sent is the kernel's, for want of memory: "
+                "lower rollout.engine_options.memory_share or kv_gib, and resume the run"
+            ) from error
 
     def _forget(self) -> None:
         """The policy has changed: cached keys and values are of another one."""
@@ -254,6 +282,16 @@ class VLLMEngine:
                 f"({completion.finish_reason}, {completion.stop_reason}), which the engine did not ask for"
             )
         return event
+
+
+def _workers(llm: Any) -> tuple[Any, ...]:
+    """vLLM's worker processes (``multiprocessing.Process``); none on one device."""
+    executor = llm.engine_core.engine_core.model_executor
+    return tuple(handle.proc for handle in getattr(executor, "workers", ()))
+
+
+def _how_ended(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMOptions) -> Any:
@@ -311,7 +349,7 @@ def _start(source: str, config: Any, slots: int, max_length: int, options: VLLMO
     try:
         with _threads_as_they_are():
             return LLMEngine.from_engine_args(EngineArgs(**(arguments | options.extra)))
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, OSError, AssertionError) as error:
         raise ConfigError(f"vLLM does not start with {source!r}: {str(error).splitlines()[0]}") from error
 
 

@@ -41,6 +41,7 @@ START_HINT = (
     "start it with VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs "
     '--weight-transfer-config \'{"backend": "arpo-files"}\' (docs/engines.md)'
 )
+_HEALTH = 10.0  # seconds that a server may take to say how it is
 _NO_MASS = -9000.0  # the server sends −inf as −9999
 
 
@@ -107,9 +108,9 @@ class VLLMServerEngine:
         self.layout = WeightLayout.of(model)
         self.stopping = Stopping(tokenizer, end_tokens(tokenizer, getattr(model, "generation_config", None)))
         self.entropy = TopEntropy(self.vocab_size)
-        self._server = Server(
-            self.options.url, timeout=self.options.timeout, key=os.environ.get(self.options.key_variable, "")
-        )
+        key = os.environ.get(self.options.key_variable, "")
+        self._server = Server(self.options.url, timeout=self.options.timeout, key=key)
+        self._impatient = Server(self.options.url, timeout=min(_HEALTH, self.options.timeout), key=key)
         self._model = self._check()
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="arpo-vllm")
         self._heard: queue.SimpleQueue[_Token] = queue.SimpleQueue()
@@ -137,10 +138,10 @@ class VLLMServerEngine:
         self._pool.submit(self._follow, self._serial, self._body(request), hang_up)
 
     def step(self) -> list[Event]:
-        """Wait for the next token of any request, take all that have come.
+        """Wait for the next token of any request, take all that have come. A step that fails gives up all requests.
 
         Raises:
-            TrainingError: the server failed, or hung up before a request's end.
+            TrainingError: the server was killed, failed, or hung up before a request's end.
         """
         if not self._running:
             return []
@@ -148,10 +149,14 @@ class VLLMServerEngine:
         heard = [self._heard.get()]
         while not self._heard.empty():
             heard.append(self._heard.get())
-        for item in heard:
-            event = self._take(item)
-            if event is not None:
-                events.append(event)
+        try:
+            for item in heard:
+                event = self._take(item)
+                if event is not None:
+                    events.append(event)
+        except BaseException:
+            self._hang_up()
+            raise
         return sorted(events, key=lambda e: e.id)
 
     def release(self, request_id: int) -> None:
@@ -179,9 +184,7 @@ class VLLMServerEngine:
 
     def close(self) -> None:
         """Hang up; the server goes on. Idempotent."""
-        for _, hang_up in self._running.values():
-            hang_up.set()
-        self._running.clear()
+        self._hang_up()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # ------------------------------------------------------------------ tokens
@@ -224,9 +227,8 @@ class VLLMServerEngine:
             return None  # came after the request's end
         progress, hang_up = self._running[item.key]
         if item.failure is not None:
-            raise TrainingError(
-                f"request {progress.request.id} got {len(progress.tokens)} tokens, then: {item.failure}"
-            )
+            got = f"request {progress.request.id} got {len(progress.tokens)} tokens, then: {item.failure}"
+            raise TrainingError(f"{got}. {self._state()}")
         self.decoded += 1
         event = progress.add(item.token, item.logprob, self.entropy(item.top))
         if isinstance(event, Finished):
@@ -234,7 +236,24 @@ class VLLMServerEngine:
             del self._running[item.key]
         return event
 
+    def _hang_up(self) -> None:
+        for _, hang_up in self._running.values():
+            hang_up.set()
+        self._running.clear()
+
     # ------------------------------------------------------------------ the server
+
+    def _state(self) -> str:
+        """After a failure: what is left of the server, and what to do."""
+        where = f"The vLLM server at {self._server.url}"
+        try:
+            self._impatient.call("GET", "/health")
+        except HTTPFailure as error:
+            if error.status is None:
+                return f"{where} is gone (killed, crashed or cut off); start it again and resume the run"
+            if error.status >= 500:
+                return f"{where} answers, but its engine process is dead; start it again and resume the run"
+        return f"{where} still answers; its log says more"
 
     def _check(self) -> str:
         """The served model's name, after a look at what would otherwise be wrong in silence.
@@ -281,7 +300,8 @@ class VLLMServerEngine:
         except HTTPFailure as error:
             if error.status == 404:
                 raise ConfigError(f"the server takes no weights: {error}; {START_HINT}") from None
-            raise TrainingError(f"the server did not take the new weights: {error}; restart it") from error
+            what = f"the server did not take the new weights: {error}. {self._state()}"
+            raise TrainingError(f"{what}. Its weights are undefined: start it afresh before you resume") from error
         if now != version:
             raise TrainingError(f"{self._server.url} has weights {now!r} after {version!r} were sent; restart it")
 

@@ -1,9 +1,13 @@
-"""A stand-in for ``vllm serve``: speaks the same routes, generates bytes from a seed. The real one: test_server.py."""
+"""A stand-in for ``vllm serve``: speaks the same routes, generates bytes from a seed (real: test_server_vllm.py).
+
+As a command (``completions_server.py PORT``) it is a process that can be killed.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -20,8 +24,9 @@ class FakeServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0, holds: int = 128) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.holds = holds
         self.script: list[int] = list(range(65, 91))
         self.flaw = ""
         self.calls: list[tuple[str, Any]] = []
@@ -47,7 +52,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._json({"data": [{"id": "toy", "max_model_len": 128}]})
+            self._json({"data": [{"id": "toy", "max_model_len": self.server.holds}]})
+        elif self.path == "/health":
+            self.send_error(503) if self.server.flaw == "engine dead" else self._json(None)
         elif self.path == "/weight_info":
             self._json({"weight_version": self.server.version})
         else:
@@ -87,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         script = self.server.script or rng.integers(65, 91, 1000).tolist()
         try:
             for i, token in enumerate(script[: body["max_tokens"]]):
-                if self.server.flaw == "breaks off" and i == 2:
+                if self.server.flaw in ("breaks off", "engine dead") and i == 2:
                     return
                 if self.server.flaw == "reports an error" and i == 2:
                     self._event({"error": {"message": "engine died"}})
@@ -123,3 +130,10 @@ def serving() -> Iterator[FakeServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+if __name__ == "__main__":
+    with FakeServer(int(sys.argv[1]), holds=4096) as made:
+        made.script = []
+        print(made.url, flush=True)
+        made.serve_forever()

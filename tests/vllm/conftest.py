@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-WITHOUT_VLLM = ("test_client.py", "test_pieces_vllm.py")
+WITHOUT_VLLM = ("test_client.py", "test_killed.py", "test_pieces_vllm.py")
 
 # vLLM compiles one kernel of its sampler with a C++ compiler: seconds of start-up that tests can do without.
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -1,6 +1,6 @@
 """The vllm-server engine's own work, against a stand-in: tokens, ends, failures, weights. No vLLM needed.
 
-The real server is in test_server.py.
+The real server is in test_server_vllm.py.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ def test_an_end_token_ends(server: FakeServer, engine: VLLMServerEngine) -> None
 @pytest.mark.parametrize(
     ("flaw", "said"),
     [
-        ("breaks off", "got 2 tokens, then: .*ended early"),
+        (
+            "breaks off",
+            r"got 2 tokens, then: .*ended early\. The vLLM server at http.* still answers; its log says more",
+        ),
+        ("engine dead", "got 2 tokens, then: .* answers, but its engine process is dead; start it again and resume"),
         ("reports an error", "got 2 tokens, then: the server reports .*engine died"),
         ("NaN", "weights have diverged"),
     ],
@@ -96,7 +100,8 @@ def test_a_broken_stream_is_an_error_and_no_short_turn(
 ) -> None:
     server.flaw = flaw
     with pytest.raises(TrainingError, match=said):
-        run(engine, [request(0)])
+        run(engine, [request(0), request(1)])
+    assert not engine.busy, "a step that fails gives up all requests"
 
 
 def test_weights_arrive_under_every_name_and_the_cache_key_changes(
