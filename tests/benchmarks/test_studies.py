@@ -190,6 +190,22 @@ def test_what_is_not_there_is_said_and_cannot_tell() -> None:
         made_up({"dapo": 0.1})
 
 
+def test_half_the_calls_is_judged_as_a_ratio() -> None:
+    """ARPO makes 0.4 of GRPO's calls, give or take a little by seed, and is at its level as early in steps."""
+    found = []
+    for seed in range(4):
+        calls = [10.0 + 0.1 * seed, 20.0 + 0.1 * seed, 30.0 + 0.1 * seed, 40.0 + 0.1 * seed]
+        for name, share, curve in (("arpo", 0.4, [0.1, 0.3, 0.5, 0.9]), ("grpo", 1.0, [0.1, 0.3, 0.5, 0.7])):
+            final = {f"t/{i}": float(i < 60 * curve[-1]) for i in range(60)}
+            found.append((entrant(name, config()).section, row(name, seed, curve, [share * c for c in calls], final)))
+            found[-1][1].spent["tool calls"][-1] *= 1 + 0.01 * seed * (name == "arpo")
+    result = evaluate(STUDIES["budget"], config(), found, Path("sweep"), range(4))
+    calls_made = next(f for f in result.findings if f.contrast.measure == "calls a trajectory")
+    assert calls_made.judgement.word == "supports"
+    assert re.fullmatch(r"0\.41× \(0\.\d+ to 0\.4\d+\)", cells(calls_made)[2])
+    assert result.verdict == "supports"
+
+
 def test_page_and_markdown_say_the_same() -> None:
     result = made_up({k: v for k, v in ALL.items() if k != "arpo_inverted"})
     page, text = html(result), markdown(result)
@@ -325,3 +341,8 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     ):
         assert main(args) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_page_of_the_studies_names_them_all() -> None:
+    text = (Path(__file__).parents[2] / "docs/studies.md").read_text(encoding="utf-8")
+    assert [name for name in STUDIES if f"| `{name}` |" not in text] == []
