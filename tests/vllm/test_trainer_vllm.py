@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_llama
+import tiny_run
+import torch
+from driving import recompute, run
+from transformers import AutoModelForCausalLM
 
 from arpo_algo import options
 from arpo_algo.config import RunConfig
+from arpo_algo.engines.base import Request
 from arpo_algo.engines.vllm import VLLMEngine
+from arpo_algo.lora import merged
 from arpo_algo.runfolder import read_rows, read_trees
 from arpo_algo.trainer import Trainer
 
@@ -60,3 +67,37 @@ def test_a_step_of_arpo(default_model: Path, tmp_path: Path) -> None:
     assert 1.0 <= row["rollout_ratio_max"] < 1.01
     assert sum(t.n_forks for t in trees) > 0
     assert all(len(n.logprobs) == len(n.tokens) for t in trees for n in t.nodes if n.kind == "action")
+
+
+def test_lora_trains_while_vllm_generates_with_merged_weights(tmp_path: Path) -> None:
+    """Adapters stay in the learner; what vLLM generates with after each update is W + (alpha/rank)·B·A."""
+    changes = {
+        "rollout.engine": "vllm",
+        "rollout.engine_options.dtype": "float32",
+        "learner.lora.rank": 4,
+        "learner.lora.alpha": 64,
+        "learner.lr": 0.1,
+        "learner.warmup_steps": 0,
+        "steps": 2,
+    }
+    trainer = Trainer(tiny_run.config(tiny_llama.save(tmp_path / "model"), **changes), tmp_path / "run")
+    engine: Any = trainer.rollouts.engine  # type: ignore[attr-defined]
+    try:
+        trainer.run()
+        before = tuple(range(65, 95))
+        event = run(engine, [Request(0, before, 40, (), (0,))])[0][0]
+        whole = merged(trainer.model)
+        weights = dict(whole.named_parameters())
+        logprobs, _ = recompute(whole, before, event)
+    finally:
+        trainer.close()
+    assert engine.version >= 2, "after each step"
+    # The second step's trees were sampled after an update, and the learner computes them again before the next.
+    rows = [r for r in read_rows(tmp_path / "run" / "metrics.jsonl") if r["phase"] == "train"]
+    assert len(rows) == 2
+    assert all(1.0 <= r["rollout_ratio_max"] < 1.001 for r in rows)
+    assert torch.allclose(logprobs, torch.tensor(event.logprobs), atol=2e-4)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    plain, _ = recompute(base, before, event)
+    assert float((plain - logprobs).abs().max()) > 0.5, "the adapters do something, so the above says something"
+    assert set(weights) == {name for name, _ in base.named_parameters()}
