@@ -1,11 +1,11 @@
-"""Attention for trees and for a ragged KV cache, registered with transformers so that stock models work.
+"""Attention by plan, registered with transformers so that stock models work on trees and on a ragged KV cache.
 
 One registered implementation, ``"arpo"``, takes a *plan* as a forward keyword and lets it attend:
 
 * :class:`TreePlan` (training): the tokens of packed trees lie in one row; each segment attends to its own
   ancestors and, causally, to itself. No T×T mask is ever made, and a shared prefix is computed once.
-* :class:`CachePlan` (sampling): new tokens of many sequences lie in one row, without padding; each attends to
-  its own slot of a preallocated cache.
+* :class:`~arpo_algo.cacheattention.CachePlan` (sampling): new tokens of many sequences lie in one row, without
+  padding; each attends to its own slot of a preallocated cache.
 
 Every other way that we know of to hand a stock model a tree is silently wrong in some configuration (eager
 with a boolean mask; position resets read as packed documents; checkpointing with a cache). Here a forward
@@ -15,7 +15,6 @@ without a plan raises.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -23,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 
 from arpo_algo.errors import ConfigError
 from arpo_algo.flexattention import FlexTree, Shape, flaw, flex_tree_attention
-from arpo_algo.treeattention import BLOCK, Segment, blocks, tree_attention
+from arpo_algo.treeattention import Segment, blocks, tree_attention
 
 NAME = "arpo"
 #: How a packed tree is computed: ``blocks`` of matrix products anywhere, ``flex`` attention on GPUs; both exactly.
@@ -111,153 +110,6 @@ def resolve_tree_attention(
         raise ConfigError(f"learner.attention=flex: {why}; take auto or blocks")
     warnings.warn(f"trees are computed in blocks, which is slower than flex attention: {why}", stacklevel=2)
     return "blocks"
-
-
-class KVCache:
-    """Preallocated keys and values of every layer and slot. A fork copies one slot's prefix.
-
-    ``k`` [layers, slots, H_kv, D, capacity], ``v`` [layers, slots, H_kv, capacity, D]: keys lie as the product with a
-    query reads them, which halves the time of a decoding step's attention in bfloat16 on CPUs.
-    """
-
-    def __init__(
-        self, layers: int, slots: int, kv_heads: int, capacity: int, head_dim: int, dtype: torch.dtype, device: str
-    ) -> None:
-        self.k = torch.zeros(layers, slots, kv_heads, head_dim, capacity, dtype=dtype, device=device)
-        self.v = torch.zeros(layers, slots, kv_heads, capacity, head_dim, dtype=dtype, device=device)
-
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Make the first ``length`` positions of slot ``target`` those of ``source``."""
-        self.k[:, target, ..., :length] = self.k[:, source, ..., :length]
-        self.v[:, target, :, :length] = self.v[:, source, :, :length]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Row tokens ``[begin, end)`` belong to ``slot`` and start at position ``start`` of its sequence."""
-
-    begin: int
-    end: int
-    slot: int
-    start: int
-
-
-class CachePlan:
-    """Attention of new tokens over their slots: single-token rows at once, longer chunks one by one.
-
-    Args:
-        cache: where keys and values are written and read.
-        decode: chunks of one token each, in row order from 0, slots strictly increasing.
-        prefill: the chunks after them.
-    """
-
-    def __init__(self, cache: KVCache, decode: list[Chunk], prefill: list[Chunk]) -> None:
-        self.cache = cache
-        self.prefill = prefill
-        self.n_decode = len(decode)
-        self._causal: dict[tuple[int, int, int | None], torch.Tensor] = {}
-        if decode:
-            device = cache.k.device
-            self.slots = torch.tensor([c.slot for c in decode], device=device)
-            self.at = torch.tensor([c.start for c in decode], device=device)
-            self.low, self.high = decode[0].slot, decode[-1].slot + 1
-            self.length = max(c.start for c in decode) + 1
-            span = self.high - self.low
-            #: Where slots are nearly all in use, read the cache in place and let idle slots ride along (they
-            #: attend to key 0 and are dropped): cheaper than gathering every key and value.
-            self.in_place = 2 * self.n_decode >= span
-            self.rows = self.slots - self.low if self.in_place else torch.arange(self.n_decode, device=device)
-            self.n_rows = span if self.in_place else self.n_decode
-            self.row_at = torch.zeros(self.n_rows, dtype=torch.long, device=device)
-            self.row_at[self.rows] = self.at
-            self._masks: dict[int | None, torch.Tensor] = {}
-
-    def attend(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-    ) -> torch.Tensor:
-        cache_k, cache_v = self.cache.k[layer], self.cache.v[layer]
-        q, k, v = (x[0].transpose(0, 1).to(cache_k.dtype) for x in (q, k, v))  # [T, heads, D]
-        length, heads, dim = q.shape
-        kv_heads = k.shape[1]
-        # Grouped-query heads become query rows of their key head: nothing is repeated.
-        grouped = q.reshape(length, kv_heads, -1, dim)
-        out = torch.empty_like(q)
-        n = self.n_decode
-        if n:
-            cache_k[self.slots, :, :, self.at] = k[:n]
-            cache_v[self.slots, :, self.at] = v[:n]
-            if self.in_place:
-                keys = cache_k[self.low : self.high, ..., : self.length]
-                values = cache_v[self.low : self.high, :, : self.length]
-            else:
-                keys, values = cache_k[self.slots][..., : self.length], cache_v[self.slots][:, :, : self.length]
-            queries = grouped[:n]
-            if self.n_rows != n:
-                queries = q.new_zeros(self.n_rows, *queries.shape[1:])
-                queries[self.rows] = grouped[:n]
-            got = attention(queries, keys, values, self._decode_mask(window), scale, softcap)
-            out[:n] = got[self.rows].view(n, heads, dim)
-        for c in self.prefill:
-            stop = c.start + c.end - c.begin
-            cache_k[c.slot, :, :, c.start : stop] = k[c.begin : c.end].permute(1, 2, 0)
-            cache_v[c.slot, :, c.start : stop] = v[c.begin : c.end].transpose(0, 1)
-            for begin in range(c.begin, c.end, BLOCK):
-                end = min(begin + BLOCK, c.end)
-                first, last = c.start + begin - c.begin, c.start + end - c.begin
-                queries = grouped[begin:end].permute(1, 2, 0, 3)  # [H_kv, g, n, D]
-                got = attention(
-                    queries.reshape(kv_heads, -1, dim),
-                    cache_k[c.slot, ..., :last],
-                    cache_v[c.slot, :, :last],
-                    self._prefill_mask(first, last, window).repeat(queries.shape[1], 1),
-                    scale,
-                    softcap,
-                )
-                out[begin:end] = got.view(heads, end - begin, dim).transpose(0, 1)
-        return out[None]
-
-    def _prefill_mask(self, first: int, last: int, window: int | None) -> torch.Tensor:
-        key = (first, last, window)
-        if key not in self._causal:
-            self._causal[key] = causal_mask(first, last, window, self.cache.k.device)
-        return self._causal[key]
-
-    def _decode_mask(self, window: int | None) -> torch.Tensor:
-        """[rows, 1, 1, L], 0 or −inf; the same for all layers with one window."""
-        if window not in self._masks:
-            at = torch.arange(self.length, device=self.row_at.device)
-            hidden = at[None] > self.row_at[:, None]
-            if window is not None:
-                hidden |= at[None] <= self.row_at[:, None] - window
-            self._masks[window] = torch.zeros(hidden.shape, device=at.device).masked_fill_(hidden, -torch.inf)
-        return self._masks[window][:, None, None]
-
-
-def causal_mask(first: int, last: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """[last − first, last], 0 or −inf: positions ``first … last−1`` over ``0 … last−1``."""
-    own = torch.arange(first, last, device=device)[:, None]
-    at = torch.arange(last, device=device)[None]
-    hidden = at > own
-    if window is not None:
-        hidden |= at <= own - window
-    return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
-
-
-def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None
-) -> torch.Tensor:
-    """softmax(cap(scale·q·k) + mask)·v with float32 scores. q: [..., n, D]; k: [..., D, L]; v: [..., L, D]."""
-    score = torch.matmul(q, k).float().mul_(scale)
-    if softcap is not None:
-        score = score.div_(softcap).tanh_().mul_(softcap)
-    return torch.matmul(score.add_(mask).softmax(-1).to(v.dtype), v)
 
 
 def _attention(

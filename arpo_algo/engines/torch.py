@@ -18,15 +18,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from arpo_algo.attention import CachePlan, Chunk, KVCache, use_arpo_attention
+from arpo_algo.attention import use_arpo_attention
+from arpo_algo.cacheattention import CachePlan, Chunk, KVCache, Shared
 from arpo_algo.engines import EngineSetup, register
 from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling, check_fits
+from arpo_algo.engines.sharing import common_prefix, shared_prefixes
 from arpo_algo.engines.stopping import Stopping, end_tokens
+from arpo_algo.engines.workingcopy import WorkingCopy, packs
 from arpo_algo.entropy import entropy_from_logits
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.memory import explained
 from arpo_algo.options import opt
-from arpo_algo.precision import Resolved, WorkingCopy, autocast
+from arpo_algo.precision import Resolved, autocast
 
 _SMALLER = "lower rollout.slots, rollout.max_tokens or rollout.engine_options.step_tokens"
 
@@ -42,7 +45,7 @@ class _Slot:
     used: int = 0  # step of last use, for eviction
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
     request: Request
     slot: _Slot
@@ -63,7 +66,8 @@ class TorchEngine:
         max_length: longest sequence, prompt included; at most the model's context.
         step_tokens: most tokens one forward computes (a single longer prompt is still run whole).
         precision: what products run in. With ``bfloat16`` and float32 weights the engine computes from a
-            :class:`~arpo_algo.precision.WorkingCopy`: the numbers that the learner computes under autocast.
+            :class:`~arpo_algo.engines.workingcopy.WorkingCopy`: the numbers that the learner computes under autocast.
+        packed: on CPUs, keep a copy of the weights in the layout that products read (faster; ignored elsewhere).
 
     Raises:
         ConfigError: an unsupported architecture, no end token, or sizes that do not fit the model.
@@ -78,6 +82,7 @@ class TorchEngine:
         max_length: int = 2048,
         step_tokens: int = 4096,
         precision: Resolved = "float32",
+        packed: bool = True,
     ) -> None:
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", max_length)
@@ -97,7 +102,9 @@ class TorchEngine:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         weight = next(model.parameters())
         self.precision = precision
-        self._copy = WorkingCopy(model) if precision == "bfloat16" and weight.dtype == torch.float32 else None
+        dtype = torch.bfloat16 if precision == "bfloat16" else weight.dtype
+        packed = packed and packs(dtype, weight.device)
+        self._copy = WorkingCopy(model, dtype, packed) if packed or dtype != weight.dtype else None
         with explained(_SMALLER):
             self.cache = KVCache(
                 config.num_hidden_layers,
@@ -105,12 +112,14 @@ class TorchEngine:
                 getattr(config, "num_key_value_heads", heads),
                 max_length,
                 head_dim,
-                weight.dtype if self._copy is None else torch.bfloat16,
+                dtype,
                 str(weight.device),
             )
         self._slots = [_Slot(i) for i in range(slots)]
         self._queue: list[Request] = []
         self._running: dict[int, _Running] = {}
+        self._decoding: list[_Running] = []  # rows that ``_groups`` is for
+        self._groups: list[Shared] = []
         self._steps = 0
         #: Counters for the speed studies: tokens run through the model, by why.
         self.prefilled = 0
@@ -160,7 +169,12 @@ class TorchEngine:
                     parameter.copy_(weights[name])
         if self._copy is not None:
             self._copy.refresh()
-        # As new: which slot a request gets decides its place in a batch, and that must not depend on the past.
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as new: what is cached, and which slot a request gets, decide how products round, and so the last bits."""
+        if self.busy:
+            raise ConfigError("forget while requests are running would take their keys and values away")
         self._slots = [_Slot(i) for i in range(len(self._slots))]
         self._steps = 0
 
@@ -208,14 +222,14 @@ class TorchEngine:
 
     def _longest_prefix(self, tokens: tuple[int, ...], slots: list[_Slot] | None = None) -> tuple[_Slot | None, int]:
         """The slot sharing the longest cached prefix with ``tokens``; with ``slots``, as if those were all cached."""
-        best, length = None, 0
+        best, length, wanted = None, 0, list(tokens)
         for slot in self._slots if slots is None else slots:
             valid = len(slot.tokens)
             if slots is None and slot.owner is not None:
                 valid -= len(self._running[slot.owner].fresh)
             if valid <= length:
                 continue
-            n = min(valid, _common_prefix(slot.tokens, tokens))
+            n = min(valid, common_prefix(slot.tokens, wanted))
             if n > length:
                 best, length = slot, n
         return best, length
@@ -260,10 +274,17 @@ class TorchEngine:
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
                 logits_to_keep=torch.tensor(last, device=device),
-                plan=CachePlan(self.cache, decode, prefill),
+                plan=CachePlan(self.cache, decode, prefill, self._shared(rows[: len(decode)])),
             )
         logits: torch.Tensor = out.logits[0].float()
         return logits
+
+    def _shared(self, decoding: list[_Running]) -> list[Shared]:
+        """What the decoding rows read together; the same until other requests decode."""
+        if decoding != self._decoding:
+            self._decoding = decoding
+            self._groups = shared_prefixes([row.slot.tokens for row in decoding])
+        return self._groups
 
     # ------------------------------------------------------------------ sampling
 
@@ -366,25 +387,12 @@ def _truncate(logp: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return torch.log_softmax(out, -1)
 
 
-def _common_prefix(a: list[int], b: tuple[int, ...]) -> int:
-    n = min(len(a), len(b))
-    if tuple(a[:n]) == b[:n]:
-        return n
-    low, high = 0, n  # bisection over slices compares at C speed
-    while high - low > 1:
-        middle = (low + high) // 2
-        if tuple(a[low:middle]) == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 @dataclass(frozen=True)
 class TorchOptions:
     """Own options of the torch engine."""
 
     step_tokens: int = opt(4096, "most tokens one forward computes")
+    packed: bool = opt(True, "on CPUs, keep a copy of the weights in the layout that products read: faster")
 
 
 @register("torch", TorchOptions)
@@ -397,4 +405,5 @@ def build(setup: EngineSetup, options: TorchOptions) -> TorchEngine:
         max_length=setup.max_length,
         step_tokens=options.step_tokens,
         precision=setup.precision,
+        packed=options.packed,
     )

@@ -9,16 +9,18 @@ import pytest
 import torch
 from test_engine import byte_model, drain, engine, request
 from test_gradient import SYSTEM, credited, flat_gradient, packed_gradient, relative
+from test_precision import NEEDS_BF16
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from trees import random_tree, tiny_model
 
 from arpo_algo import models
 from arpo_algo.algorithms import make
 from arpo_algo.engines.weights import WeightLayout
+from arpo_algo.engines.workingcopy import WorkingCopy
 from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner, LearnerConfig
 from arpo_algo.lora import LoraConfig, attach, export_merged, merged, merged_weights
-from arpo_algo.precision import WorkingCopy, autocast
+from arpo_algo.precision import autocast
 
 pytest.importorskip("peft", reason="pip install 'arpo[lora]'")
 LORA = LoraConfig(rank=4, alpha=8)
@@ -73,9 +75,10 @@ def test_update_moves_adapters_only_and_the_engine_samples_from_them() -> None:
     assert drain(plain)[0].logprobs != pytest.approx(got.logprobs, abs=1e-3)
 
 
-def test_a_working_copy_takes_over_adapters_given_later() -> None:
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=NEEDS_BF16)])
+def test_a_working_copy_takes_over_adapters_given_later(packed: bool) -> None:
     model = byte_model()
-    copy = WorkingCopy(model)
+    copy = WorkingCopy(model, torch.bfloat16, packed)
     attach(model, LORA)
     stir(model)
     copy.refresh()

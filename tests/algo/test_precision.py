@@ -10,19 +10,22 @@ from trees import random_tree, tiny_model
 
 from arpo_algo.algorithms import make
 from arpo_algo.attention import use_arpo_attention
+from arpo_algo.engines.workingcopy import WorkingCopy, packs
 from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner, LearnerConfig, score
 from arpo_algo.packing import Credited, pack
-from arpo_algo.precision import WorkingCopy, autocast, resolve_precision
+from arpo_algo.precision import autocast, resolve_precision
 from arpo_algo.tree import Outcome, Tree
 
 CPU = torch.device("cpu")
+NEEDS_BF16 = pytest.mark.skipif(not packs(torch.bfloat16, CPU), reason="this CPU has no AVX512 for bfloat16 products")
 
 
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=NEEDS_BF16)])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_working_copy_computes_what_autocast_computes_and_follows_new_weights(tied: bool) -> None:
-    model = byte_model(tie_word_embeddings=tied)
-    made = WorkingCopy(model)
+def test_a_working_copy_computes_what_autocast_computes_and_follows_new_weights(tied: bool, packed: bool) -> None:
+    model = byte_model(kind="qwen2", tie_word_embeddings=tied)  # qwen2's queries, keys and values have biases
+    made = WorkingCopy(model, torch.bfloat16, packed)
     ids = torch.tensor([PROMPT])
 
     def both() -> tuple[torch.Tensor, torch.Tensor]:
