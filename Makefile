@@ -23,7 +23,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	# torch first and pinned: a range may resolve to gigabytes of another build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks,train,lora,docker,web,openai,suites,trl,boards,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks,train,lora,docker,web,openai,suites,trl,boards,bench,dev]'
 	@touch $@
 
 setup: $(VENV)/.done
