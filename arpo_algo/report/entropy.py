@@ -67,13 +67,13 @@ class Windows:
 
     ``start``: the first k tokens of the first turn. ``after``: the first k of each turn after a tool result.
     ``before``: the last k of each turn that ends in a call, the same distance from the result on its other side.
-    ``later``: tokens k … 2k of the turns after a result that are so long, where no result has just come in.
+    ``fade``: the first k less the next k, over the turns after a result that have 2k.
     """
 
     start: float | None
     after: float | None
     before: float | None
-    later: float | None
+    fade: float | None
 
 
 def turn_windows(tree: Tree, k: int) -> list[Windows]:
@@ -148,6 +148,7 @@ def _unforked(tree: Tree) -> list[list[Node]]:
 def _windows(chain: Sequence[Node], k: int) -> Windows:
     head, tail = chain[0], [n.entropies for n in chain[1:] if _usable(n)]
     calls = [n.entropies for n in chain[:-1] if _usable(n)]
+    fades = [_mean(e[:k]) - _mean(e[k : 2 * k]) for e in tail if len(e) >= 2 * k]
 
     def mean(windows: Sequence[Sequence[float]]) -> float | None:
         return _mean([_mean(w) for w in windows]) if windows else None
@@ -156,7 +157,7 @@ def _windows(chain: Sequence[Node], k: int) -> Windows:
         start=mean([head.entropies[:k]] if _usable(head) else []),
         after=mean([e[:k] for e in tail]),
         before=mean([e[-k:] for e in calls]),
-        later=mean([e[k : 2 * k] for e in tail if len(e) >= 2 * k]),
+        fade=_mean(fades) if fades else None,
     )
 
 

@@ -122,7 +122,7 @@ def _spent_at(row: SweepRow, axis: str, level: float) -> float | None:
     return None
 
 
-def entropy_rise(trained: bool, control: Literal["start", "before", "later"]) -> Compare:
+def entropy_rise(trained: bool, control: Literal["start", "before"]) -> Compare:
     """Entropy right after a tool result less that of a control window, by held-out task."""
 
     def compare(arm: Run, base: Run) -> Paired | str:
@@ -132,6 +132,16 @@ def entropy_rise(trained: bool, control: Literal["start", "before", "later"]) ->
             other = getattr(windows, control)
             if windows.after is not None and other is not None:
                 values[task] = windows.after - other
+        return Paired(values) if values else _NO_WINDOWS
+
+    return compare
+
+
+def entropy_fade(trained: bool) -> Compare:
+    """Entropy right after a tool result less that of the next k tokens of the same turns, by held-out task."""
+
+    def compare(arm: Run, base: Run) -> Paired | str:
+        values = {task: w.fade for task, w in _windows(arm, trained).items() if w.fade is not None}
         return Paired(values) if values else _NO_WINDOWS
 
     return compare
@@ -177,9 +187,9 @@ MEASURES: Mapping[str, Measure] = {
         entropy_rise(False, "start"),
     ),
     "rise on later": Measure(
-        "entropy of the first k tokens after a result less that of the next k, before RL",
+        "entropy of the first k tokens after a result less that of the next k of the same turns, before RL",
         "nats",
-        entropy_rise(False, "later"),
+        entropy_fade(False),
     ),
     "rise on before": Measure(
         "entropy of the first k tokens after a result less that of the k before the call's end, before RL",
@@ -187,6 +197,6 @@ MEASURES: Mapping[str, Measure] = {
         entropy_rise(False, "before"),
     ),
     "trained rise on start": Measure("the rise on the start, after RL", "nats", entropy_rise(True, "start")),
-    "trained rise on later": Measure("the rise on the next k tokens, after RL", "nats", entropy_rise(True, "later")),
+    "trained rise on later": Measure("the rise on the next k tokens, after RL", "nats", entropy_fade(True)),
     "entropy change": Measure("entropy after a result, after RL less before it", "nats", entropy_change),
 }

@@ -130,18 +130,18 @@ def chain(task: str, *turns: list[float]) -> Tree:
 
 
 def test_entropy_windows_by_hand(tmp_path: Path) -> None:
-    """k = 2. Start 0.2; after 2.0; the two tokens after those 0.4; the two before the call's end 0.6."""
-    before = chain("t/0", [0.1, 0.3, 0.5, 0.7], [1.0, 3.0, 0.3, 0.5, 9.0])
+    """k = 2. Start 0.2; after 2.0 and 1.0; the two tokens after those 0.4; the two before the calls' ends 0.6, 4.75."""
+    before = chain("t/0", [0.1, 0.3, 0.5, 0.7], [1.0, 3.0, 0.3, 0.5, 9.0], [0.0, 2.0, 8.0])
     silent = chain("t/1", [0.1, 0.1])
     write_trees(tmp_path / "start/trees/eval-after-sft.jsonl.gz", [before, silent])
     write_trees(tmp_path / "run/trees/eval-after-arpo.jsonl.gz", [chain("t/0", [0.0, 0.0], [0.5, 0.5])])
     one = run("arpo", 0, [1.0], [1.0], {}, folder=tmp_path / "run", start=tmp_path / "start")
-    assert compare("rise on start", one, one) == {"t/0": pytest.approx(1.8)}
-    assert compare("rise on later", one, one) == {"t/0": pytest.approx(1.6)}
-    assert compare("rise on before", one, one) == {"t/0": pytest.approx(1.4)}
+    assert compare("rise on start", one, one) == {"t/0": pytest.approx(1.3)}
+    assert compare("rise on later", one, one) == {"t/0": pytest.approx(1.6)}, "of the one turn that has four tokens"
+    assert compare("rise on before", one, one) == {"t/0": pytest.approx(1.5 - (0.6 + 4.75) / 2)}
     assert compare("trained rise on start", one, one) == {"t/0": pytest.approx(0.5)}
     assert isinstance(compare("trained rise on later", one, one), str), "no turn is that long"
-    assert compare("entropy change", one, one) == {"t/0": pytest.approx(-1.5)}
+    assert compare("entropy change", one, one) == {"t/0": pytest.approx(-1.0)}
     lost = run("arpo", 0, [1.0], [1.0], {}, folder=tmp_path, start=tmp_path)
     assert compare("rise on start", lost, lost) == "no evaluation's trees with such turns"
 
