@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import TypeVar
 
 from arpo_algo.report import charts
 from arpo_algo.report.charts import Interval, Series, percent
@@ -15,6 +16,9 @@ from arpo_algo.stats import mean_interval
 from arpo_algo.sweep import AXES, SweepRow, differences
 
 _POINTS = 60  # of a curve that is the mean of several seeds
+_LINES = 5  # of a drawing, at most
+
+T = TypeVar("T")
 
 
 def build_sweep_page(rows: Sequence[SweepRow], out: Path) -> Path:
@@ -97,18 +101,30 @@ def curves_section(rows: Sequence[SweepRow]) -> str:
     figures = [
         charts.line_chart(
             f"Success in training against {axis}",
-            [_curve(label, own, axis, i) for i, (label, own) in enumerate(_of(rows).items())],
+            [_curve(label, own, axis, i) for i, (label, own) in enumerate(together)],
             x_label=f"{axis} spent",
-            note="Mean over seeds of a running mean of three steps; the band is the range of seeds.",
             fmt=percent,
             y_from=0.0,
             y_to=1.0,
             x_word=axis,
         )
+        for together in _groups(list(_of(rows).items()))
         for axis in AXES
     ]
-    drawn = f'<div class="charts">{"".join(figures)}</div>'
+    note = (
+        "Means over seeds of a running mean of three steps; the band is the range of seeds. All algorithms of a seed meet "
+        "the same prompts in the same order: ups and downs they share are the prompts'."
+    )
+    drawn = f'<p class="note">{note}</p><div class="charts">{"".join(figures)}</div>'
     return f'<section id="curves"><h2>Learning at equal spending</h2>{drawn}</section>'
+
+
+def _groups(entrants: Sequence[T]) -> list[list[T]]:
+    """As many as can be told apart in one drawing, the first in each, to compare with."""
+    first, others = entrants[0], entrants[1:]
+    parts = math.ceil(len(others) / (_LINES - 1)) or 1
+    size = math.ceil(len(others) / parts)
+    return [[first, *others[i * size : (i + 1) * size]] for i in range(parts)]
 
 
 def _curve(label: str, rows: Sequence[SweepRow], axis: str, colour: int) -> Series:

@@ -12,7 +12,7 @@ from tiny_run import config, quiet, save_model
 
 from arpo_algo import sweep as module
 from arpo_algo.errors import ConfigError
-from arpo_algo.report.page_sweep import build_sweep_page, pooled
+from arpo_algo.report.page_sweep import build_sweep_page, curves_section, pooled
 from arpo_algo.sweep import differences, entrant, sweep
 
 
@@ -102,3 +102,14 @@ def test_differences_pair_tasks_and_seeds() -> None:
     assert one["difference"] == pytest.approx(1 / 3)  # (0.5 + 0.5 + 0) / 3 tasks
     assert one["low"] < one["difference"] < one["high"]
     assert pooled(rows[2:])[0] == pytest.approx(0.5)
+
+
+def test_many_algorithms_are_drawn_in_groups_that_can_be_told_apart() -> None:
+    labels = [f"a{i}" for i in range(17)]
+    rows = [module.SweepRow(x, 0, module.Evaluation("x", 1, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0, ())) for x in labels]
+    for row in rows:
+        row.success, row.spent = [0.1, 0.2], {axis: [1.0, 2.0] for axis in module.AXES}
+    for n, figures in ((1, 3), (5, 3), (6, 6), (17, 12)):
+        drawn = curves_section(rows[:n])
+        assert drawn.count("<figure") == figures
+        assert all(label in drawn for label in labels[:n])
