@@ -112,8 +112,8 @@ def curves_section(rows: Sequence[SweepRow]) -> str:
         for axis in AXES
     ]
     note = (
-        "Means over seeds of a running mean of three steps; the band is the range of seeds. All algorithms of a seed meet "
-        "the same prompts in the same order: ups and downs they share are the prompts'."
+        "Means over seeds of a running mean of three steps; the band is the range of seeds. All algorithms of a seed "
+        "meet the same prompts in the same order: ups and downs they share are the prompts'."
     )
     drawn = f'<p class="note">{note}</p><div class="charts">{"".join(figures)}</div>'
     return f'<section id="curves"><h2>Learning at equal spending</h2>{drawn}</section>'
