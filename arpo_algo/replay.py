@@ -1,18 +1,23 @@
 """A step done again: its update from its saved trees alone, or its rollouts from their seeds.
 
 Both start from the checkpoint made before the step (``step-000007`` for step 7) and touch nothing in the folder, so a
-running run can be looked at too. On the machine and versions that made it, a replay gives the same numbers; elsewhere
+running run can be looked at too. An environment that records (option ``cassette``) is replayed from its recording
+alone: nobody is asked. On the machine and versions that made it, a replay gives the same numbers; elsewhere
 rounding differs, which is why differences are reported and not raised.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import torch
+from gymnasium.envs.registration import load_env_creator
 
 from arpo_algo import assembly, checkpoint, options
 from arpo_algo.algorithms import make
@@ -41,6 +46,12 @@ class Replay:
     trees: list[Tree] = field(default_factory=list)
     same_trees: int = 0
     saved: int = 0
+
+    @property
+    def void_reason(self) -> str:
+        """Why the first void trajectory of the repeated rollouts is void; empty if none is."""
+        outcomes = [leaf.outcome for tree in self.trees for leaf in tree.void_leaves()]
+        return next((outcome.stop_reason for outcome in outcomes if outcome is not None), "")
 
 
 def replay_update(run: Path, step: int) -> Replay:
@@ -82,9 +93,11 @@ def replay_rollout(run: Path, step: int) -> Replay:
     """The rollouts of training step ``step`` from their seeds, compared with the saved trees (if there are).
 
     Raises:
-        ConfigError: no such run, no checkpoint before the step, or trees of an older policy (``rollout.overlap``).
+        ConfigError: no such run, no checkpoint before the step, no cassette where the run recorded one, or trees of
+            an older policy (``rollout.overlap``).
     """
     config, point = _open(run, step)
+    config, recorded = _from_cassette(config)
     if config.rollout.overlap != "off" and step > 0:
         raise ConfigError(
             "with rollout.overlap a step's trees were sampled by the policy of the step before, which its checkpoint "
@@ -101,7 +114,7 @@ def replay_rollout(run: Path, step: int) -> Replay:
         lambda: assembly.make_env(config),
         assembly.rollout_configs(config, algorithm),
         workers=config.rollout.workers,
-        retries=config.guards.retries,
+        retries=0 if recorded else config.guards.retries,
     )
     drawn = 0 if point is None else assembly.read_state(point)["drawn"]
     tasks = tuple(f"{family}/train/{config.env.task_seed}/{i}" for i in range(drawn, drawn + config.rollout.prompts))
@@ -140,6 +153,21 @@ def _open(run: Path, step: int) -> tuple[RunConfig, Path | None]:
         raise ConfigError(f"no checkpoint {point.name} in {run}; there are: {there} (see save_every and keep)")
     checkpoint.verify(point)
     return config, point
+
+
+def _from_cassette(config: RunConfig) -> tuple[RunConfig, bool]:
+    """The run's configuration with its environment reading the cassette strictly; whether it has one."""
+    cassette = config.env.options.get("cassette")
+    if cassette is None:
+        return config, False
+    if not Path(cassette).exists():
+        raise ConfigError(f"the run recorded to {str(cassette)!r}, which is not there (seen from {Path.cwd()})")
+    entry = gymnasium.spec(config.env.id).entry_point
+    make = load_env_creator(entry) if isinstance(entry, str) else entry
+    if make is None or "cache" not in inspect.signature(make).parameters:
+        return config, True  # it only ever replays (ARPO-WebReplay-v0)
+    env = dataclasses.replace(config.env, options={**config.env.options, "cache": "strict"})
+    return dataclasses.replace(config, env=env), True
 
 
 def _source(config: RunConfig, point: Path | None) -> str:

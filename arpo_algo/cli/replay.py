@@ -2,7 +2,8 @@
 
 `--update` (the default) runs the update of STEP from RUN/replay/train-STEP.jsonl.gz alone (a run made with
 log.replay=true) and compares metrics and weights with what the run recorded; `--rollout` samples the step's trees
-again from their seeds and compares them with the saved ones. Both need the checkpoint before the step.
+again from their seeds and compares them with the saved ones, with tools answering from the run's cassette alone where
+it has one (env.options.cassette). Both need the checkpoint before the step.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if args.rollout:
         out = replay_rollout(args.folder, args.step)
         console.print(f"{len(out.trees)} trees sampled; {out.same_trees} of {out.saved} saved ones are the same")
+        if out.void_reason:
+            console.print(f"a trajectory is void: {out.void_reason}", style="yellow", markup=False)
         same = out.same_trees == out.saved
     if args.update or not args.rollout:
         out = replay_update(args.folder, args.step)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 from tiny_run import config, outcome, quiet, run
@@ -14,6 +19,8 @@ from arpo_algo.errors import ConfigError
 from arpo_algo.replay import replay_rollout, replay_update
 from arpo_algo.runfolder import read_rows, read_trees, write_trees
 from arpo_algo.trainer import Trainer
+from arpo_env.search.base import Hit
+from arpo_env.search.retriever import HttpRetriever, RetrieverServer
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,82 @@ def test_what_is_missing_is_named(finished: Path, tiny_model: Path, tmp_path: Pa
     run(tmp_path / "plain", config(tiny_model, steps=1))
     with pytest.raises(ConfigError, match=r"log\.replay=true"):
         replay_update(tmp_path / "plain", 0)
+
+
+# ------------------------------------------------------------------ rollouts that search the web
+
+
+class Changing:
+    """An index of a web that changes: no two answers are the same."""
+
+    deterministic = False
+    fingerprint = "changing"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def search(self, query: str, k: int) -> list[Hit]:
+        self.asked.append(query)
+        return [Hit(f"{query} {len(self.asked)}", "https://example.org/", "as of now", 1.0)]
+
+
+class Asks(gymnasium.Wrapper[str, str, str, str]):
+    """The random policy's turns choose what is searched for, or answer."""
+
+    def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
+        said = zlib.crc32(action.encode("utf-8", "replace")) % 8
+        turn = "<answer>\\boxed{Tol}</answer>" if said == 0 else f"<search>rivers of {said}</search>"
+        observation, reward, terminated, truncated, info = self.env.step(f"<think>x</think>{turn}")
+        return observation, float(reward) + len(action) % 3, terminated, truncated, info
+
+
+def make_asking(cassette: str, cache: str = "record", **options: Any) -> gymnasium.Env[str, str]:
+    inner = gymnasium.make("ARPO-Web-v0", disable_env_checker=True, cassette=cassette, cache=cache, **options)
+    return Asks(inner)
+
+
+if "Asking-v0" not in gymnasium.registry:
+    gymnasium.register("Asking-v0", entry_point=make_asking)
+
+
+@pytest.fixture
+def searched(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that searched, and recorded; whom it asked is gone."""
+    questions = tmp_path / "questions"
+    questions.mkdir()
+    rows = [{"id": str(i), "question": f"Which river, {i}?", "answer": "Tol"} for i in range(4)]
+    (questions / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    web = Changing()
+    with RetrieverServer(web) as server:
+        monkeypatch.setattr("arpo_env.search.live.LiveSearch", lambda *_, **__: HttpRetriever(server.url, retries=0))
+        of_env = {"cassette": str(tmp_path / "tape.sqlite"), "path": str(questions), "name": "toy"}
+        options = {f"env.options.{k}": v for k, v in {**of_env, "verifier": "qa", "tools": ["search"]}.items()}
+        budget = {"rollout.max_tokens": 1000, "steps": 2, "env.eval_split": "train"}
+        settings = config(tiny_model, **{"env.id": "Asking-v0", "log.replay": True, "keep": 9, **options, **budget})
+        run(tmp_path / "run", settings)
+    assert len(set(web.asked)) > 3
+    return tmp_path / "run"
+
+
+def test_rollouts_from_their_seeds_and_the_cassette(searched: Path) -> None:
+    for step in (0, 1):
+        saved = read_trees(searched / "replay" / f"train-{step:06d}.jsonl.gz")
+        assert sum(n.kind == "result" for t in saved for n in t.nodes) > 3
+        out = replay_rollout(searched, step)
+        assert (out.same_trees, out.saved, out.void_reason) == (2, 2, "")
+        assert [n.logprobs for t in out.trees for n in t.nodes] == [n.logprobs for t in saved for n in t.nodes]
+    assert main(["replay", str(searched), "1", "--rollout"]) == 0
+
+
+def test_what_the_cassette_lacks_is_said_and_not_asked(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tape = searched.parent / "tape.sqlite"
+    with closing(sqlite3.connect(tape)) as connection, connection:
+        connection.execute("DELETE FROM answers WHERE arguments LIKE '%rivers%'")
+    assert main(["replay", str(searched), "0", "--rollout"]) == 1
+    assert "strict replay asks nobody" in capsys.readouterr().out.replace("\n", " ")
+    tape.unlink()
+    with pytest.raises(ConfigError, match=r"tape\.sqlite.* is not there"):
+        replay_rollout(searched, 0)
 
 
 class TestOneStepAhead:
