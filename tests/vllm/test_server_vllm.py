@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from driving import GREEDY, prompt, recompute, run
@@ -19,12 +21,14 @@ from test_engine_vllm import ATOL, other_weights
 
 from arpo_algo.engines.base import Request
 from arpo_algo.engines.vllm_server import VLLMServerEngine, VLLMServerOptions
+from arpo_algo.errors import ConfigError, TrainingError
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def url(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Address and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,15 +55,24 @@ def url(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 break
             except OSError:
                 time.sleep(0.5)  # bounded by the test's own time-out
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(timeout=120)
 
 
-def test_tokens_ends_and_new_weights(url: str, loaded: Any) -> None:
+def drain(engine: VLLMServerEngine) -> None:
+    while engine.busy:
+        engine.step()
+
+
+def connect(server: tuple[str, int], loaded: Any) -> VLLMServerEngine:
+    return VLLMServerEngine(*loaded, slots=4, max_length=512, options=VLLMServerOptions(url=server[0]))
+
+
+def test_tokens_ends_and_new_weights(server: tuple[str, int], loaded: Any) -> None:
     model, tokenizer = loaded
-    engine = VLLMServerEngine(model, tokenizer, slots=4, max_length=512, options=VLLMServerOptions(url=url))
+    engine = connect(server, loaded)
     before = prompt(tokenizer, "Name a river.")
     requests = [Request(i, before, 24, (), (0, i), probe=4) for i in range(3)]
     done, probed = run(engine, requests)
@@ -92,3 +105,24 @@ def test_tokens_ends_and_new_weights(url: str, loaded: Any) -> None:
     engine.load_weights(kept)  # a second transfer, back again
     assert {i: e.tokens for i, e in run(engine, requests)[0].items()} == {i: e.tokens for i, e in done.items()}
     engine.close()
+
+
+def test_its_engine_process_is_killed(server: tuple[str, int], loaded: Any) -> None:
+    """The last test of this server."""
+    url, pid = server
+    engine = connect(server, loaded)
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    core = next(p for p in processes if "EngineCore" in p.name())
+    for i in range(3):
+        engine.submit(Request(i, prompt(loaded[1], "Name a river."), 400, (), (0, i)))
+    engine.step()
+    core.send_signal(signal.SIGKILL)
+    with pytest.raises(TrainingError, match=f"then: .* The vLLM server at {url} (is gone|answers, but its engine)"):
+        drain(engine)
+    assert not engine.busy
+    engine.close()
+    # vLLM's other processes end by themselves: none is left for the next server to share the machine with.
+    _, alive = psutil.wait_procs(processes, timeout=300)
+    assert not alive
+    with pytest.raises(ConfigError, match=r"no usable vLLM server: .*cannot be reached"):
+        connect(server, loaded)
