@@ -31,6 +31,8 @@ from arpo_algo.memory import explained
 from arpo_algo.options import opt
 from arpo_algo.precision import Resolved, autocast
 
+#: Logits that tokens are drawn from at once on CPUs: what a dozen operations on them touch then stays in the cache.
+CPU_CHUNK = 400_000
 _SMALLER = "lower rollout.slots, rollout.max_tokens or rollout.engine_options.step_tokens"
 
 
@@ -250,7 +252,7 @@ class TorchEngine:
     # ------------------------------------------------------------------ one forward
 
     def _forward(self, rows: list[_Running]) -> torch.Tensor:
-        """Run every row's fresh tokens; returns the logits after each row's last token, [rows, V] float32."""
+        """Run every row's fresh tokens; returns the logits after each row's last token, [rows, V]."""
         device = self.cache.k.device
         ids: list[int] = []
         positions: list[int] = []
@@ -276,7 +278,7 @@ class TorchEngine:
                 logits_to_keep=torch.tensor(last, device=device),
                 plan=CachePlan(self.cache, decode, prefill, self._shared(rows[: len(decode)])),
             )
-        logits: torch.Tensor = out.logits[0].float()
+        logits: torch.Tensor = out.logits[0]
         return logits
 
     def _shared(self, decoding: list[_Running]) -> list[Shared]:
@@ -319,15 +321,32 @@ def draw(
     """Draw one token a row by inverting the CDF at the row's own uniform number.
 
     Args:
-        logits: [rows, V] float32.
+        logits: [rows, V].
         samplings, rngs: one a row.
 
     Returns:
-        tokens, their log-probs under the distribution drawn from, and entropies of softmax(z / temperature) in nats.
+        tokens, their log-probs under the distribution drawn from, and entropies of softmax(z / temperature) in nats;
+        all computed in float32.
 
     Raises:
         TrainingError: NaN logits.
     """
+    rows = max(1, CPU_CHUNK // logits.shape[1]) if logits.device.type == "cpu" else len(samplings)
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    entropies: list[float] = []
+    for begin in range(0, len(samplings), rows):
+        part = slice(begin, begin + rows)
+        some = _draw(logits[part].float(), samplings[part], rngs[part])
+        tokens += some[0]
+        logprobs += some[1]
+        entropies += some[2]
+    return tokens, logprobs, entropies
+
+
+def _draw(
+    logits: torch.Tensor, samplings: list[Sampling], rngs: list[np.random.Generator]
+) -> tuple[list[int], list[float], list[float]]:
     device = logits.device
     if any(s.temperature not in (0.0, 1.0) for s in samplings):
         logits = logits / torch.tensor([s.temperature or 1.0 for s in samplings], device=device)[:, None]
@@ -336,9 +355,8 @@ def draw(
     entropies = -(p * logp).sum(-1)
     if entropies.isnan().any():  # masked logits (−inf) give 0·−inf; NaN logits stay NaN
         entropies = entropy_from_logits(logits)
-        bad = entropies.isnan().nonzero()[:, 0].tolist()
-        if bad:
-            raise TrainingError(f"the model gave non-finite logits in rows {bad}; its weights have diverged")
+        if entropies.isnan().any():
+            raise TrainingError("the model gave non-finite logits; its weights have diverged")
     for i, sampling in enumerate(samplings):
         if sampling.temperature > 0 and (sampling.top_p < 1 or sampling.top_k):
             logp[i] = _truncate(logp[i], sampling)

@@ -101,9 +101,9 @@ def stacked(axis: Any, groups: Sequence[str], series: Mapping[str, Sequence[floa
 
 
 def save(figure: Any, path: Path) -> None:
-    """With a legend in every panel that has names, as a PNG."""
+    """With a legend above every panel that has names, as a PNG."""
     for axis in figure.axes:
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7, frameon=False)
+            axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -30,7 +30,7 @@ from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.tree import Node, Tree
-from benchmarks.speed import shapes
+from benchmarks.speed import plots, shapes
 
 Clock = Callable[[], float]
 
@@ -158,10 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--wall", action="store_true", help="measure wall time (an idle machine)")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", **plots.OPTION)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     clock = time.perf_counter if options.wall else time.process_time
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for prompt in options.prompts:
         shape = shapes.Shape(prompt=prompt)
         trees = [shapes.tree(shape, np.random.default_rng([i, prompt])) for i in range(options.trees)]
@@ -169,8 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         theirs = shapes.model(options.layers).eval().to(getattr(torch, options.precision))
         theirs.set_attn_implementation("sdpa")
         for name, wait in (
-            ("none", latencies(trees, 0, 0, 0)),
-            ("{}-{} s".format(*options.latency), latencies(trees, *options.latency, 0)),
+            ("at once", latencies(trees, 0, 0, 0)),
+            ("{:g}–{:g} s".format(*options.latency), latencies(trees, *options.latency, 0)),
         ):
             ours, lock = [], []
             for _ in range(options.repeats):
@@ -180,21 +181,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with torch.inference_mode():
                     lock.append(run_lock_step(theirs, trees, wait, clock))
             unique = sum(t.n_tokens for t in trees)
-            row: dict[str, object] = {
+            row = {
                 "prompt": prompt,
                 "tools": name,
                 "unique": unique,
                 "raw": sum(t.n_tokens_flat for t in trees),
-                "engine s": f"{min(ours):.1f}",
-                "lock-step s": f"{min(lock):.1f}",
-                "ratio": f"{min(lock) / min(ours):.2f}",
-                "tokens run / unique": f"{(own.prefilled + own.decoded) / unique:.3f}",
+                "engine s": round(min(ours), 1),
+                "lock-step s": round(min(lock), 1),
+                "ratio": round(min(lock) / min(ours), 2),
+                "tokens run / unique": round((own.prefilled + own.decoded) / unique, 3),
             }
             rows.append(row)
             print(json.dumps(row), flush=True)
     print(shapes.table(rows))
     if options.json is not None:
         options.json.write_text(json.dumps(rows))
+    if options.plot is not None:
+        draw(options.plot, rows)
+
+
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Seconds of both ways for each prompt length and kind of tool."""
+    figure, (axis,) = plots.panels(1, width=6.5)
+    plots.bars(
+        axis,
+        [f"prompt {row['prompt']}\ntools: {row['tools']}" for row in rows],
+        {"lock-step generate": [row["lock-step s"] for row in rows], "engine": [row["engine s"] for row in rows]},
+        y="seconds for the same two trees",
+    )
+    plots.save(figure, path)
 
 
 if __name__ == "__main__":

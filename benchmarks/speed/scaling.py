@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from arpo_algo.tree import Outcome, Tree
-from benchmarks.speed import shapes
+from benchmarks.speed import plots, shapes
 from benchmarks.speed.update import Job, flat_pass, tree_pass
 
 SAMPLES = 5  # trees averaged a point
@@ -90,7 +90,7 @@ def seconds(kind: str, M: int, calls: int, model: object) -> float:
     run = flat_pass if kind == "separate" else tree_pass
     job = Job(kind, PROMPT, 0, "bfloat16", 1, 1)
     start = time.process_time()
-    run(job, tree, model)
+    run(job, [tree], model)
     return time.process_time() - start
 
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depths", type=int, nargs="*", default=[4, 6, 8, 12, 16], help="tool calls a trajectory")
     parser.add_argument("--time-up-to", type=int, default=32, help="largest M whose update is timed (0: none)")
     parser.add_argument("--layers", type=int, default=2, help="layers of the timed model")
-    parser.add_argument("--plot", type=Path, help="write a picture here (needs matplotlib)")
+    parser.add_argument("--plot", **plots.OPTION)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -141,34 +141,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def draw(path: Path, by_m: dict[str, list[dict[str, float]]], by_depth: dict[str, list[dict[str, float]]]) -> None:
     """Tokens over M, tokens over depth, seconds over M."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), constrained_layout=True)
-    style = {"arpo": ("C0", "o"), "binary": ("C2", "s"), "separate": ("C3", "^")}
-    panels = (
-        (by_m, "trajectories M (6 calls each)", "run", "tokens run by an update"),
-        (by_depth, "tool calls a trajectory (M = 16)", "run", "tokens run by an update"),
-        (by_m, "trajectories M (6 calls each)", "seconds", "CPU seconds of an update"),
-    )
-    for axis, (points, x, name, y) in zip(axes, panels, strict=True):
-        for kind, (colour, marker) in style.items():
-            shown = [p for p in points[kind] if name in p]
-            axis.loglog([p["x"] for p in shown], [p[name] for p in shown], marker + "-", color=colour, label=kind)
-            if name == "run":
-                dotted = [p["sampled"] for p in shown]
-                axis.loglog([p["x"] for p in shown], dotted, ":", color=colour, label=f"{kind}: sampled")
-        ticks = [p["x"] for p in next(iter(points.values())) if name in p]
-        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        axis.minorticks_off()
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure, axes = plots.panels(3)
+    for axis, points, x, name, y in (
+        (axes[0], by_m, "trajectories M (6 calls each)", "run", "tokens run by an update"),
+        (axes[1], by_depth, "tool calls a trajectory (M = 16)", "run", "tokens run by an update"),
+        (axes[2], by_m, "trajectories M (6 calls each)", "seconds", "CPU seconds of an update"),
+    ):
+        shown = {kind: [p for p in points[kind] if name in p] for kind in KINDS}
+        sampled = {f"{kind}: sampled": [(p["x"], p["sampled"]) for p in shown[kind]] for kind in KINDS}
+        plots.lines(
+            axis,
+            {kind: [(p["x"], p[name]) for p in shown[kind]] for kind in KINDS},
+            dotted=sampled if name == "run" else None,
+            x=x,
+            y=y,
+            log="xy",
+        )
+    plots.save(figure, path)
 
 
 if __name__ == "__main__":
