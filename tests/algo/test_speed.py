@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from test_engine import byte_model
 
 from arpo_algo.packing import chains
 from arpo_algo.tree import Tree
-from benchmarks.speed import scaling, shapes
+from benchmarks.speed import decode, rollout, scaling, shapes
 from benchmarks.speed.rollout import engine_for, latencies, run_engine, run_lock_step
 from benchmarks.speed.update import Job, Padded, flat_pass, padded_pass, pairs, tree_pass
 
@@ -97,3 +99,30 @@ def test_scaling_counts() -> None:
     assert binary["sampled"] < separate["sampled"]
     assert binary["run"] < separate["run"]
     assert scaling.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2.0)
+
+
+def test_scaling_times_trees_and_separate_trajectories() -> None:
+    model = shapes.model(1)
+    assert all(scaling.seconds(kind, 2, 1, model) > 0 for kind in ("arpo", "separate"))
+
+
+def test_decode_counts_shares_of_the_machine_and_of_the_step(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'arpo[bench]'")
+    out, picture = tmp_path / "rows.json", tmp_path / "picture.png"
+    sizes = ["--layers", "1", "--sequences", "1", "3", "--prompts", "16", "--precision", "float32"]
+    decode.main([*sizes, "--json", str(out), "--plot", str(picture)])
+    for row in json.loads(out.read_text())["rows"]:
+        assert sum(row[part] for part in decode.PARTS) == pytest.approx(1, abs=0.01)
+        assert min(row[part] for part in decode.PARTS) > 0
+        assert row["of products"] > 0
+        assert row["of bandwidth"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plotting_without_matplotlib_is_refused_before_measuring(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        rollout.main(["--plot", "picture.png"])
+    assert "pip install 'arpo[bench]'" in capsys.readouterr().err
