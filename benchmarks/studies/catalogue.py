@@ -132,7 +132,7 @@ STUDIES: Mapping[str, Study] = {
             ),
             "at equal trajectories ARPO ends above random forks, above forks where entropy fell, and above no forks",
             "the gain over any of the three is below two points",
-            "Inverted forks only where entropy fell. Where that is rare it has few forks and is nearly GRPO: see the table.",
+            "Inverted forks only where entropy fell. Where that is rare it makes few forks and is nearly GRPO.",
         ),
         Study(
             "budget",
