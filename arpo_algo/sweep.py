@@ -171,7 +171,7 @@ def _claim(config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int],
     plan = _plan(config, entrants, seeds)
     file = out / "sweep.json"
     if file.exists():
-        old = json.loads(file.read_text(encoding="utf-8"))["config"]
+        old = json.loads(json.dumps(configuration(out).to_dict()))  # what an older release did not know has its default
         if changed := sorted(k for k in plan["config"] if old.get(k) != plan["config"][k]):
             raise ConfigError(
                 f"{out} holds a sweep of another configuration (differs in {changed}); choose another --out"

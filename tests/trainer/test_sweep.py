@@ -58,6 +58,10 @@ def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.Monkey
     page = build_sweep_page(rows, out).read_text()
     assert page.count("<figure") == 5
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    record = json.loads((out / "sweep.json").read_text())
+    del record["config"]["learner"]["pack_tokens"]  # as if it was newer than the folder
+    (out / "sweep.json").write_text(json.dumps(record))
+    assert len(sweep(base, entrants, [0, 1], out, quiet())) == 4
     with pytest.raises(ConfigError, match="differs in \\['steps'\\]"):
         sweep(dataclasses.replace(base, steps=8), entrants, [0], out, quiet())
 
