@@ -42,7 +42,7 @@ def said(finding: Finding) -> str:
 def value(x: float, unit: str) -> str:
     """A difference on the scale of estimates, in the measure's unit."""
     if unit == "ratio":
-        return f"{math.exp(x):.2f}×"
+        return f"{_ratio(x)}×"
     return f"{_signed(x, unit)} points" if unit == "points" else f"{_signed(x, unit)} nats"
 
 
@@ -51,8 +51,14 @@ def span(low: float | None, high: float | None, unit: str) -> str:
     if low is None or high is None:
         return ""
     if unit == "ratio":
-        return f" ({math.exp(low):.2f} to {number(float(f'{math.exp(min(high, 50)):.3g}'))})"
+        return f" ({_ratio(low)} to {_ratio(high)})"
     return f" ({_signed(low, unit)} to {_signed(high, unit)})"
+
+
+def _ratio(x: float) -> str:
+    """From its logarithm, which may be beyond all bounds when two seeds disagree."""
+    ratio = math.exp(min(x, 20.0))
+    return f"{ratio:.2f}" if ratio < 100 else number(ratio)
 
 
 def _signed(x: float, unit: str) -> str:
