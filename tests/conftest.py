@@ -13,6 +13,17 @@ sys.path[:0] = [str(p) for p in sorted(Path(__file__).parent.iterdir()) if p.is_
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("cuda") is not None]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))
+
+
 @pytest.fixture(scope="session")
 def default_model() -> Path:
     """The folder of SmolLM2, when ``make test`` (or ``make model``) has fetched it; tests never download."""

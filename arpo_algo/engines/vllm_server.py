@@ -245,14 +245,15 @@ class VLLMServerEngine:
 
     def _state(self) -> str:
         """After a failure: what is left of the server, and what to do."""
-        where = f"The vLLM server at {self._server.url}"
+        where, again = f"The vLLM server at {self._server.url}", "start it again and resume the run"
         try:
             self._impatient.call("GET", "/health")
         except HTTPFailure as error:
             if error.status is None:
-                return f"{where} is gone (killed, crashed or cut off); start it again and resume the run"
+                left = "end what may be left of it (a process VLLM::EngineCore)"
+                return f"{where} is gone (killed, crashed or cut off); {left}, {again}"
             if error.status >= 500:
-                return f"{where} answers, but its engine process is dead; start it again and resume the run"
+                return f"{where} answers, but its engine process is dead; {again}"
         return f"{where} still answers; its log says more"
 
     def _check(self) -> str:
