@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from arpo_algo.errors import TrainingError
@@ -49,7 +50,7 @@ class World:
         if not dist.is_initialized():
             # Two backends on GPUs: gradients travel by NCCL, Python objects by gloo, without a detour over the GPU.
             backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-            store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+            store, rank, size = next(rendezvous("env://", timeout=MEETING))
             store.set_timeout(PATIENCE)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size())

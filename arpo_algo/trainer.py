@@ -8,6 +8,7 @@ that was killed at any moment and resumed ends with the weights of one that neve
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import platform
 import secrets
@@ -117,6 +118,7 @@ class Trainer:
             source = str(start / "model") if start is not None else config.model
             self.model, self.tokenizer = assembly.load_policy(source, self.device)
             self.renderer = Renderer(self.tokenizer)
+            self._piece = functools.cache(lambda token: str(self.tokenizer.decode([token])))
             self.rollouts = self._make_rollouts(source)
             self.learner = assembly.new_learner(config, self.model, self.algorithm, self.world)
             self._active = self.learner  # whose optimiser a checkpoint holds
@@ -661,7 +663,7 @@ class Trainer:
             tree.meta.setdefault("step", self.step)
             if folder == "trees":
                 used = {t for node in tree.nodes if node.kind == "action" for t in node.tokens}
-                tree.meta["pieces"] = {str(t): str(self.tokenizer.decode([t])) for t in sorted(used)}
+                tree.meta["pieces"] = {str(t): self._piece(t) for t in sorted(used)}
         try:
             self.folder.save_trees(name, trees, folder)
         except OSError as error:

@@ -15,7 +15,7 @@ flat lists without parent ids, so hard attribution was impossible; here the tree
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 FORMAT = 1
@@ -241,14 +241,14 @@ class Tree:
         return tree
 
 
-def _plain(node: Node) -> dict[str, Any]:
+def _plain(record: Node | Outcome | ForkDecision) -> dict[str, Any]:
     """``dataclasses.asdict`` without its deep copies of every number, which took most of the time of saving."""
-    out = {name: getattr(node, name) for name in _FIELDS}
+    out = {name: getattr(record, name) for name in record.__slots__}
     for name, value in out.items():
-        if isinstance(value, list):
-            out[name] = [asdict(v) for v in value] if name == "forks" else list(value)
-    out["outcome"] = None if node.outcome is None else asdict(node.outcome)
+        if name == "forks":
+            out[name] = [_plain(decision) for decision in value]
+        elif isinstance(value, list | dict):
+            out[name] = value.copy()
+        elif isinstance(value, Outcome):
+            out[name] = _plain(value)
     return out
-
-
-_FIELDS = tuple(f.name for f in fields(Node))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from arpo_algo.report.page_curves import curves
 from arpo_algo.report.page_entropy import entropy
 from arpo_algo.report.page_results import results
 from arpo_algo.report.page_trees import viewer
+from arpo_algo.runfolder import write_atomic
 
 
 def build_report(run: Path, out: Path | None = None) -> Path:
@@ -29,18 +28,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     run = Path(run)
     page = build_html(run).encode("utf-8", "backslashreplace")
     out = run / "report.html" if out is None else Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomic(out, page)
     return out
 
 

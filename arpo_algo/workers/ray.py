@@ -48,6 +48,10 @@ class Worker:
         return os.getpid()
 
     def sample(self, job: Job) -> list[dict[str, Any]]:
+        # Whoever does a part, and whatever it did before, must come to the same bits: a resumed run has other workers.
+        forget = getattr(self._local.engine, "forget", None)
+        if forget is not None:  # only the torch engine keeps such a promise
+            forget()
         return [tree.to_json() for tree in self._local.sample(job)]
 
     def sync(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -91,8 +95,8 @@ class RayRollouts:
         for reference, i in waiting.items():
             try:
                 self._ray.get(reference)
-            except self._ray.exceptions.RayActorError:
-                self._replace(i)
+            except self._ray.exceptions.RayError as error:
+                self._replace(i, error)
 
     def sample(self, job: Job, on_leaf: OnLeaf | None = None) -> list[Tree]:
         """One tree a task, in order.
@@ -119,8 +123,8 @@ class RayRollouts:
                     if on_leaf is not None:
                         for leaf in [*tree.leaves(), *tree.void_leaves()]:
                             on_leaf(tree, leaf)
-            except self._ray.exceptions.RayActorError as error:
-                self._replace(worker)
+            except self._ray.exceptions.RayError as error:
+                self._replace(worker, error)
                 for i in part:
                     deaths[i] += 1
                 if max(deaths[i] for i in part) >= _DEATHS:
@@ -139,9 +143,24 @@ class RayRollouts:
             self._started = False
             self._ray.shutdown()
 
-    def _replace(self, i: int) -> None:
-        """A new worker, with the newest weights, in the place of a dead one."""
-        self.deaths += 1
-        self.workers[i] = self._make()
-        if self._weights is not None:
-            self._ray.get(self.workers[i].sync.remote(self._weights))
+    def _replace(self, i: int, error: Exception) -> None:
+        """A new worker, with the newest weights, in the place of one that Ray lost to ``error``.
+
+        Raises:
+            TrainingError: worker after worker dies.
+            Exception: the worker's own code raised ``error``, and would again.
+        """
+        for _ in range(_DEATHS):
+            if isinstance(error, self._ray.exceptions.RayTaskError):
+                raise error
+            self.deaths += 1
+            self._ray.kill(self.workers[i])  # it may live on, cut off from here
+            self.workers[i] = self._make()
+            if self._weights is None:
+                return
+            try:
+                self._ray.get(self.workers[i].sync.remote(self._weights))
+                return
+            except self._ray.exceptions.RayError as another:
+                error = another
+        raise TrainingError(f"{_DEATHS} rollout workers in a row died before they had their weights: {error}")

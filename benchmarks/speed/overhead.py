@@ -3,86 +3,105 @@
     python -m benchmarks.speed.overhead --model smollm2 --steps 5
     python -m benchmarks.speed.overhead --steps 20            # a tiny random model: the trainer's share at its largest
 
-Runs real training steps with a clock around every call of the parts that do the work: ``engine.step`` and
-``engine.submit``, ``learner.update``, ``engine.load_weights``, and the time the sampler waits for environments. What
-is left of a step is the trainer, the sampler's bookkeeping, logs and trees on disk. Checkpoints are counted apart: how
-often they are made is the user's choice.
+Runs real training steps with clocks around every call of the parts that do the work: ``engine.step`` and
+``engine.submit``, ``learner.update``, ``engine.load_weights``, the environments' reset and cloning, and the sampler's
+waiting for their steps. What is left of a step is the trainer, the sampler's bookkeeping, logs and trees on disk.
+Checkpoints are counted apart: how often they are made is the user's choice.
+
+Two clocks: seconds that passed, and CPU seconds of this process (all threads), which a busy machine leaves as they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
 
 from arpo_algo import options, sampler
 from arpo_algo.config import RunConfig
 from arpo_algo.trainer import Trainer
+from arpo_env.env import AgentEnv
 from benchmarks.tiny import save_model
+
+WORK = ("engine", "weights", "update", "environments")
+#: Seconds that passed, and CPU seconds.
+Seconds = NDArray[np.float64]
+
+
+def now() -> Seconds:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class Clock:
     """Seconds by part; a part inside another counts only there."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, Seconds] = defaultdict(lambda: np.zeros(2))
         self._inside = False
 
     def around(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return call(*args, **kwargs)
-            self._inside, begin = True, time.perf_counter()
+            self._inside, begin = True, now()
             try:
                 return call(*args, **kwargs)
             finally:
-                self.seconds[part] += time.perf_counter() - begin
+                self.seconds[part] += now() - begin
                 self._inside = False
 
         return timed
 
 
-def measure(config: RunConfig, out: Path) -> dict[str, float]:
+def measure(config: RunConfig, out: Path) -> dict[str, Seconds]:
     """Seconds a step by part, over all steps but the first (which warms caches)."""
     trainer = Trainer(config, out)
     clock = Clock()
     engine: Any = trainer.rollouts.engine  # type: ignore[attr-defined]
-    for name, part in (("step", "engine"), ("submit", "engine"), ("load_weights", "weights")):
-        setattr(engine, name, clock.around(part, getattr(engine, name)))
-    trainer.learner.update = clock.around("update", trainer.learner.update)  # type: ignore[method-assign]
-    trainer.save = clock.around("checkpoint", trainer.save)  # type: ignore[method-assign]
-    wait = sampler.wait
-    sampler.wait = clock.around("environments", wait)
-    totals: list[float] = []
-    step = trainer.train_step
+    totals: list[Seconds] = []
+    with ExitStack() as patches:
+        for owner, name, part in (
+            (engine, "step", "engine"),
+            (engine, "submit", "engine"),
+            (engine, "load_weights", "weights"),
+            (trainer.learner, "update", "update"),
+            (trainer, "save", "checkpoint"),
+            (sampler, "wait", "environments"),
+            (AgentEnv, "reset", "environments"),
+            (AgentEnv, "__deepcopy__", "environments"),
+        ):
+            patches.enter_context(patch.object(owner, name, clock.around(part, getattr(owner, name))))
+        step = trainer.train_step
 
-    def counted(*args: Any) -> dict[str, float]:
-        if len(totals) == 1:
-            clock.seconds.clear()
-        begin = time.perf_counter()
-        metrics = step(*args)
-        totals.append(time.perf_counter() - begin)
-        return metrics
+        def counted(*args: Any) -> dict[str, float]:
+            if len(totals) == 1:
+                clock.seconds.clear()
+            begin = now()
+            metrics = step(*args)
+            totals.append(now() - begin)
+            return metrics
 
-    trainer.train_step = counted  # type: ignore[method-assign]
-    try:
-        trainer.train()
-    finally:
-        sampler.wait = wait
-        trainer.close()
+        patches.enter_context(patch.object(trainer, "train_step", counted))
+        try:
+            trainer.train()
+        finally:
+            trainer.close()
     steps = len(totals) - 1
-    out_: dict[str, float] = {part: seconds / steps for part, seconds in clock.seconds.items()}
-    out_["step"] = sum(totals[1:]) / steps
-    work = sum(out_.get(part, 0.0) for part in ("engine", "weights", "update", "environments"))
-    out_["trainer"] = out_["step"] - work
-    out_["trainer_share"] = out_["trainer"] / out_["step"]
-    return out_
+    parts = {part: seconds / steps for part, seconds in clock.seconds.items()}
+    parts["step"] = sum(totals[1:], np.zeros(2)) / steps
+    parts["trainer"] = parts["step"] - sum(parts[part] for part in WORK if part in parts)
+    parts["trainer_share"] = parts["trainer"] / parts["step"]
+    return parts
 
 
 def main() -> None:
@@ -104,7 +123,9 @@ def main() -> None:
             "guards": {"no_tools": "off"},
         }
         config = options.load(RunConfig, options.override(values, args.overrides))
-        print(json.dumps({k: round(v, 5) for k, v in measure(config, folder / "run").items()}, indent=1))
+        print(f"{'':14}{'passed':>10}{'CPU':>10}")
+        for part, seconds in measure(config, folder / "run").items():
+            print(f"{part:14}" + "".join(f"{value:10.5f}" for value in seconds))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

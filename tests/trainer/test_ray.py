@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import config, outcome, quiet, run
+import torch
+from tiny_run import config, count_calls, differences, forkserver, outcome, quiet, run
 
 from arpo_algo import assembly
 from arpo_algo.algorithms import make
@@ -22,21 +25,28 @@ from arpo_algo.workers.base import Job, LocalRollouts
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'arpo[ray]')")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # a cluster takes minutes to start where others have the cores
     pytest.mark.filterwarnings("ignore"),  # Ray leaves sockets and files to the end of the process
 ]
 
 
+#: Else Ray kills workers of this test when other programs fill the machine's memory.
+NO_MONITOR = {"RAY_memory_monitor_refresh_ms": "0"}
 PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "algo")]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[str]:
+    """Its address."""
     paths = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        num_cpus=2, log_to_driver=False, include_dashboard=False, configure_logging=False,
-        runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}},
-    )  # fmt: skip
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in NO_MONITOR.items():
+            patch.setenv(name, value)
+        ray.init(
+            num_cpus=2, log_to_driver=False, include_dashboard=False, configure_logging=False,
+            runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}},
+        )  # fmt: skip
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 
@@ -87,6 +97,22 @@ def test_same_seeds_same_trees(tiny_model: Path, alone: list[Tree]) -> None:
         rollouts.close()
 
 
+class Starved:
+    """Ray, on a machine whose memory is full when the first result is asked for."""
+
+    def __init__(self) -> None:
+        self._full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ray, name)
+
+    def get(self, reference: Any) -> Any:
+        if self._full:
+            self._full = False
+            raise ray.exceptions.OutOfMemoryError("the node is running low on memory")
+        return ray.get(reference)
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_costs_its_unfinished_trees(tiny_model: Path, alone: list[Tree]) -> None:
     from arpo_algo.workers.ray import RayRollouts
@@ -104,22 +130,110 @@ def test_a_killed_worker_costs_its_unfinished_trees(tiny_model: Path, alone: lis
         assert said(rollouts.sample(JOB, kill)) == said(alone)
         assert killed
         assert said(rollouts.sample(JOB)) == said(alone), "its successor works"
-        assert rollouts.deaths == 1
+        deaths = rollouts.deaths
+        assert deaths >= 1
+        rollouts._ray = Starved()
+        assert said(rollouts.sample(JOB)) == said(alone), "Ray itself killed one, for memory"
+        assert rollouts.deaths > deaths
     finally:
         rollouts.close()
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_run_by_actors(tiny_model: Path, tmp_path: Path) -> None:
-    """The whole loop: weights reach the actors, so that every step's trees are those of the run in one process."""
-    run(tmp_path / "one", tiny(tiny_model))
-    trainer = Trainer(tiny(tiny_model, **{"rollout.actors": 2}), tmp_path / "ray", console=quiet())
+# ------------------------------------------------------------------ whole runs, by a process of their own
+
+
+def _drive(out: str, model: str, actors: int, kill_at: int | None, report: str, environ: dict[str, str]) -> None:
+    """A run with actors in a child process; calls are counted from the moment on that the actors are asked for."""
+    os.environ.update(environ)
+    torch.set_num_threads(1)
+    of_actors = {f"rollout.actor_options.runtime_env.env_vars.{k}": v for k, v in environ.items() if k != "RAY_ADDRESS"}
+    settings = tiny(Path(model), **{"rollout.actors": actors, **of_actors})
+    trainer = Trainer(settings, Path(out), resume=True, console=quiet())
+    calls = count_calls(kill_at)
     try:
         trainer.run()
     finally:
+        sys.setprofile(None)
         trainer.close()
-    one, two = outcome(tmp_path / "one"), outcome(tmp_path / "ray")
-    for a, b in zip(one["metrics"], two["metrics"], strict=True):
+    Path(report).write_text(str(calls[0]))
+
+
+def drive(out: Path, model: Path, actors: int, kill_at: int | None = None, address: str = "") -> int | None:
+    """The calls of a run, None when it was killed. ``address``: of the cluster to use; else it makes its own."""
+    environ = {
+        "PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1",
+        MARK: out.name, "RAY_ADDRESS": address, **NO_MONITOR,
+    }  # fmt: skip
+    report = out.with_name(f"{out.name}.calls")
+    child = forkserver().Process(target=_drive, args=(str(out), str(model), actors, kill_at, str(report), environ))
+    child.start()
+    child.join()
+    if child.exitcode == 0:
+        return int(report.read_text())
+    assert child.exitcode == -signal.SIGKILL, f"the run died by itself: exit code {child.exitcode}"
+    return None
+
+
+MARK = "ARPO_TEST_RUN"
+
+
+def processes_of(name: str) -> list[int]:
+    """Processes that ``drive(…/name)`` and whatever it started have left: their environment says so."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                environ = (folder / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has just ended
+            if f"{MARK}={name}".encode() in environ:
+                found.append(int(folder.name))
+    return found
+
+
+def wait_until_gone(name: str) -> None:
+    deadline = time.monotonic() + 100
+    while left := processes_of(name):
+        commands = [Path(f"/proc/{pid}/cmdline") for pid in left]
+        assert time.monotonic() < deadline, [c.read_bytes() for c in commands if c.exists()]
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def by_actors(cluster: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
+    """Of an undisturbed run by two actors: the calls of its driver, and what it came to."""
+    out = tmp_path_factory.mktemp("actors") / "undisturbed"
+    calls = drive(out, tiny_model, 2, address=cluster)
+    assert calls is not None
+    return calls, outcome(out)
+
+
+def test_a_run_by_actors(by_actors: tuple[int, dict[str, Any]], tiny_model: Path, tmp_path: Path) -> None:
+    """The whole loop: weights reach the actors, so that every step's trees are those of the run in one process."""
+    run(tmp_path / "one", tiny(tiny_model))
+    for a, b in zip(outcome(tmp_path / "one")["metrics"], by_actors[1]["metrics"], strict=True):
         assert a["reward"] == b["reward"]
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3, abs=1e-5)
         assert b["rollout_kl"] < 1e-5, "the actors have the learner's weights"
+
+
+def test_a_killed_trainer_leaves_nothing_and_resumes(
+    by_actors: tuple[int, dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The driver of its own cluster is killed: no Ray process stays. Resumed with fewer actors: the same to the bit."""
+    calls, expected = by_actors
+    out = tmp_path / "killed"
+    assert drive(out, tiny_model, 1, kill_at=calls // 2) is None
+    wait_until_gone(out.name)
+    assert drive(out, tiny_model, 1) is not None
+    wait_until_gone(out.name)
+    assert not differences(outcome(out), expected)
+
+
+def test_a_killed_trainer_leaves_no_actor_in_a_cluster_that_stays(
+    by_actors: tuple[int, dict[str, Any]], cluster: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed-among-others"
+    assert drive(out, tiny_model, 1, kill_at=int(0.9 * by_actors[0]), address=cluster) is None
+    wait_until_gone(out.name)
+    assert {actor["State"] for actor in ray._private.state.actors().values()} <= {"DEAD"}

@@ -139,7 +139,7 @@ def outcome(out: Path) -> dict[str, Any]:
 _COUNTED = re.compile(r"arpo_algo/|/pathlib|/shutil|/tempfile|torch/serialization|safetensors/")
 
 
-def _count_calls(limit: int | None) -> list[int]:
+def count_calls(limit: int | None) -> list[int]:
     """Count calls in the main thread from now on; SIGKILL at number ``limit`` (0: nothing is counted, faster)."""
     calls = [0]
 
@@ -179,7 +179,7 @@ def _child(
         os.environ["WORLD_SIZE"] = "2"
         dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     settings = config(Path(model), **changes)
-    calls = _count_calls(kill_at)
+    calls = count_calls(kill_at)
     said = ""
     try:
         run(Path(out), settings)
