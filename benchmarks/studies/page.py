@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from html import escape
@@ -15,7 +16,7 @@ from arpo_algo.runfolder import write_atomic
 from arpo_algo.sweep import AXES
 from benchmarks.studies import words
 from benchmarks.studies.measures import MEASURES
-from benchmarks.studies.run import Finding, StudyResult, write_json
+from benchmarks.studies.run import Finding, StudyResult
 
 #: How the verdicts are made, on every page.
 HOW = (
@@ -38,7 +39,7 @@ _STYLE = """
 def write(result: StudyResult, out: Path) -> Path:
     """Write ``NAME.html``, ``NAME.md`` and ``NAME.json`` into ``out``; returns the page's path."""
     name = result.study.name
-    write_atomic(out / f"{name}.json", write_json(result))
+    write_atomic(out / f"{name}.json", json.dumps(result.to_json(), indent=1).encode())
     write_atomic(out / f"{name}.md", markdown(result).encode())
     write_atomic(out / f"{name}.html", html(result).encode("utf-8", "backslashreplace"))
     return out / f"{name}.html"
@@ -170,7 +171,7 @@ def _drawn(result: StudyResult) -> str:
             if f.contrast.measure != measure or f.estimate is None:
                 continue
             low, high = words.interval(f.estimate)
-            ends = [None if x is None else math.exp(min(x, 50)) if ratio else x for x in (f.estimate.mean, low, high)]
+            ends = [None if x is None else words.times(x) if ratio else x for x in (f.estimate.mean, low, high)]
             assert ends[0] is not None
             rows[words.comparison(f)] = Interval(words.comparison(f), ends[0], ends[1], ends[2], len(rows))
         if rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,7 @@ class StudyResult:
             "study": self.study.name,
             "claim": self.study.claim,
             "verdict": self.verdict,
+            "entrants": dict(self.study.entrants),
             "runs_in": str(self.origin),
             "seeds": self.seeds,
             "missing": list(self.missing),
@@ -63,8 +63,8 @@ class StudyResult:
 
 def placeholders(config: RunConfig) -> dict[str, int]:
     """What entrants may name of the configuration: parts of its M, and multiples of its k."""
-    known = algorithms.make("arpo", **_known_to_arpo(config))
-    M, k = known.M, getattr(known, "k", DEFAULT_K)
+    arpo = algorithms.make("arpo", **entrant("arpo", config).section.options)
+    M, k = arpo.M, getattr(arpo, "k", DEFAULT_K)
     return {
         "M": M, "half": max(M // 2, 1), "quarter": max(M // 4, 1), "three_quarters": max(3 * M // 4, 1),
         "k": k, "half_k": max(k // 2, 1), "twice_k": 2 * k, "four_k": 4 * k,
@@ -82,8 +82,7 @@ def entrants_of(study: Study, config: RunConfig) -> dict[str, Entrant]:
 
 
 def _shortest(text: str, config: RunConfig) -> Entrant:
-    full = entrant(text, config)
-    made = _made(full.section)
+    made = _made(entrant(text, config).section)
     name, *assignments = text.split()
     for one in list(assignments):
         fewer = [a for a in assignments if a != one]
@@ -95,10 +94,6 @@ def _shortest(text: str, config: RunConfig) -> Entrant:
 def _made(section: AlgorithmSection) -> object:
     """The algorithm with all its options, so that what is written out equals what is a default."""
     return algorithms.make(section.name, **section.options)
-
-
-def _known_to_arpo(config: RunConfig) -> dict[str, Any]:
-    return entrant("arpo", config).section.options
 
 
 def train(study: Study, config: RunConfig, seeds: Sequence[int], folder: Path, console: Console) -> StudyResult:
@@ -179,7 +174,3 @@ def _finding(f: Finding) -> dict[str, Any]:
         "estimate": None if e is None else {**dataclasses.asdict(e), "mean": e.mean, "seeds": e.seeds},
         "judgement": dataclasses.asdict(f.judgement),
     }
-
-
-def write_json(result: StudyResult) -> bytes:
-    return json.dumps(result.to_json(), indent=1, ensure_ascii=False).encode()

@@ -103,10 +103,12 @@ def estimate(
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict with its reason. ``seeds_needed``: about how many would decide, if the mean stayed as it is."""
+    """A verdict. ``reason``: where the interval's side does not say it. ``seeds_needed``: how many would about decide,
+    if the mean stayed as it is.
+    """
 
     word: Word
-    reason: str
+    reason: str = ""
     seeds_needed: int | None = None
 
 
@@ -119,21 +121,21 @@ def judge(claim: Claim, found: Estimate | None) -> Judgement:
     bound, worth = found.scale(claim.bound), claim.worth
     if claim.kind == "within":
         if -bound < found.low and found.high < bound:
-            return Judgement("supports", "the interval lies within the margin")
+            return Judgement("supports")
         if found.low > bound or found.high < -bound:
-            return Judgement("contradicts", "the interval lies outside the margin")
+            return Judgement("contradicts")
         return _cannot_tell(found, abs(bound - abs(found.mean)))
     # "below" is "above" seen in a mirror.
     sign = 1 if claim.kind == "above" else -1
     low, high = sorted((sign * (found.low - bound), sign * (found.high - bound)))
     if high < 0:
-        return Judgement("contradicts", "the interval lies on the other side")
+        return Judgement("contradicts")
     if high < worth:
-        return Judgement("contradicts", "the interval leaves no room for an effect that would matter")
+        return Judgement("contradicts", "there is no room for an effect that would matter")
     if low > 0:
         if found.at_least and claim.kind == "below":
             return Judgement("cannot tell", "in some seeds the level was never reached, so the ratio is larger")
-        return Judgement("supports", "the interval lies on the claimed side")
+        return Judgement("supports")
     return _cannot_tell(found, max(abs(found.mean - bound), worth))
 
 

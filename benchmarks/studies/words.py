@@ -34,9 +34,9 @@ def comparison(finding: Finding) -> str:
 
 
 def said(finding: Finding) -> str:
-    """The judgement, with its reason where it left something open."""
+    """The judgement, with its reason where the word alone does not say it."""
     j = finding.judgement
-    return f"{j.word}: {j.reason}" if j.word == "cannot tell" or "matter" in j.reason else j.word
+    return f"{j.word}: {j.reason}" if j.reason else j.word
 
 
 def value(x: float, unit: str) -> str:
@@ -47,7 +47,7 @@ def value(x: float, unit: str) -> str:
 
 
 def span(low: float | None, high: float | None, unit: str) -> str:
-    """ " (low to high)", or nothing."""
+    """The interval in brackets, after a blank; or nothing."""
     if low is None or high is None:
         return ""
     if unit == "ratio":
@@ -55,10 +55,13 @@ def span(low: float | None, high: float | None, unit: str) -> str:
     return f" ({_signed(low, unit)} to {_signed(high, unit)})"
 
 
+def times(x: float) -> float:
+    """A ratio from its logarithm, which may be beyond all bounds when two seeds disagree."""
+    return math.exp(min(x, 20.0))
+
+
 def _ratio(x: float) -> str:
-    """From its logarithm, which may be beyond all bounds when two seeds disagree."""
-    ratio = math.exp(min(x, 20.0))
-    return f"{ratio:.2f}" if ratio < 100 else number(ratio)
+    return f"{times(x):.2f}" if times(x) < 100 else number(times(x))
 
 
 def _signed(x: float, unit: str) -> str:
