@@ -36,7 +36,7 @@ from arpo_algo.packing import Credited, chains, n_terms, pack, split
 from arpo_algo.precision import Resolved, autocast
 from arpo_algo.runfolder import read_trees
 from arpo_algo.tree import Tree
-from benchmarks.speed import shapes
+from benchmarks.speed import plots, shapes
 
 METHODS = ("tree", "flat", "padded")
 MICRO_BATCH = 4  # trajectories a padded micro-batch
@@ -319,6 +319,15 @@ def check_gradients(methods: Sequence[str], pythons: dict[str, str], threads: in
     return {m: float((g - reference).norm() / reference.norm()) for m, g in found.items() if m != "tree"}
 
 
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """What sharing could save, what it can where deep tokens cost more and heads are not shared, what it does."""
+    names = [f"{r['model']}\n{r['layers']} layers\n{r['trees']},\nprompt {r['prompt']}" for r in rows]
+    figure, (axis,) = plots.panels(1, width=1.6 + 1.5 * len(rows))
+    shown = {"raw / unique tokens": "raw/unique", "work, flat / tree": "work", "time, flat / tree": "flat/tree"}
+    plots.bars(axis, names, {k: [float(r[v]) for r in rows] for k, v in shown.items()}, y="ratio", form="{:.2f}")
+    plots.save(figure, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -337,7 +346,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of gradients")
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows (needs matplotlib)")
+    parser.add_argument("--earlier", type=Path, nargs="+", default=[], help="show the rows of these --json files too")
+    parser.add_argument("--plot", **plots.OPTION)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.job:
@@ -360,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Job("tree", 0, *shared, model=options.model, file=f, pack_tokens=options.pack_tokens) for f in options.trees
     ]
     subjects = subjects or [Job("tree", prompt, *shared, model=options.model) for prompt in options.prompts]
-    rows = []
+    rows = [row for file in options.earlier for row in json.loads(file.read_text())["rows"]]
     for base in subjects:
         trees = base.trees()
         unique, raw = sum(t.n_tokens for t in trees), sum(t.n_tokens_flat for t in trees)
@@ -391,6 +401,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(shapes.table(rows))
     if options.json is not None:
         options.json.write_text(json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}))
+    if options.plot is not None:
+        draw(rows, options.plot)
 
 
 if __name__ == "__main__":
