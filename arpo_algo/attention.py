@@ -70,8 +70,11 @@ class TreePlan:
         window: int | None,
         softcap: float | None = None,
     ) -> torch.Tensor:
-        if torch.is_autocast_enabled(q.device.type):
-            q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+        kind = q.device.type
+        if torch.is_autocast_enabled(kind):
+            q, k, v = (x.to(torch.get_autocast_dtype(kind)) for x in (q, k, v))
+            with torch.autocast(kind, enabled=False):  # under it a compiled kernel would be another one
+                return self.attend(layer, q, k, v, scale, window, softcap)
         if self.blocks:
             return tree_attention(q, k, v, self.blocks, scale, window, softcap)
         if self._flex is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -134,8 +135,13 @@ def _score(factor: float, softcap: float | None, device: torch.device) -> Callab
 
 @functools.cache
 def _kernel() -> Callable[..., torch.Tensor]:
-    """Compiled once a process. ``fullgraph``: an error, where else the T×T scores would be computed in silence."""
-    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
+    """Compiled once a process. ``fullgraph``: an error, where else the T×T scores would be computed in silence.
+
+    There are more variants than torch's usual limit allows for sure: windows, gradients of q, k, v, models in use.
+    """
+    options: Any = {"dynamic": True, "fullgraph": True, "recompile_limit": 64}
+    made: Callable[..., torch.Tensor] = torch.compile(flex_attention, **options)
+    return made
 
 
 def flex_tree_attention(

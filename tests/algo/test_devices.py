@@ -6,6 +6,7 @@ done) raises, and so do most operations between it and a tensor that was left on
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import flex_on_cpu
@@ -31,6 +32,7 @@ def _meta(monkeypatch: pytest.MonkeyPatch) -> None:
     # transformers looks at the positions once a forward, before the layers; and knows no autocast for "meta".
     monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", lambda positions: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: False)
+    monkeypatch.setattr(torch, "autocast", lambda *device, **options: nullcontext())
 
 
 def test_meta_finds_what_it_is_used_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flex_on_cpu
@@ -166,8 +167,8 @@ def test_one_compilation_for_all_lengths_windows_and_scales(monkeypatch: pytest.
     """What the compiler sees, forward and backward, up to the kernels: traced once a kind of layer."""
     torch._dynamo.reset()
     counters.clear()
-    kernel = torch.compile(flex.flex_attention, dynamic=True, fullgraph=True, backend="aot_eager")
-    flex_on_cpu.use(monkeypatch, kernel)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    flex_on_cpu.use(monkeypatch, flexattention._kernel.__wrapped__())
     cases = [(1, None, None, 0.5), (30, None, None, 0.5), (30, 5, None, 0.5), (15, 90, None, 0.5),
              (20, 40, 1.5, 0.5), (9, 50, 2.5, 0.7)]  # fmt: skip
     for number, (times, window, softcap, scale) in enumerate(cases):
@@ -180,6 +181,13 @@ def test_one_compilation_for_all_lengths_windows_and_scales(monkeypatch: pytest.
         ):
             assert torch.allclose(a, b, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 3, "plain, windowed, windowed with a cap"
+    # Autocast makes no further variant: a plan has cast by then what it is given.
+    plan = TreePlan(forest(9, 5, 20), "flex")
+    for enabled in (False, True):
+        q, k, v, _ = inputs(plan.segments, 3, 1, torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            assert plan.attend(0, q, k, v, 0.5, None).dtype == torch.bfloat16
+    assert counters["stats"]["unique_graphs"] == 4, "another dtype"
 
 
 @pytest.mark.slow
