@@ -209,7 +209,7 @@ STUDIES: Mapping[str, Study] = {
                 "N=1": "arpo N=1",
                 "N=M/4": "arpo N={quarter}",
                 "N=3M/4": "arpo N={three_quarters}",
-                "N=M": "arpo N={M}",
+                "N=M": "grpo",
             },
             (
                 Contrast("N=M/2", "N=1", "success", _GAIN),
@@ -221,6 +221,7 @@ STUDIES: Mapping[str, Study] = {
             ),
             "N=M/2 ends above both N=1 and N=M at equal trajectories",
             "it gains less than two points over one of them",
+            "With N = M nothing can fork, and ARPO is GRPO, number for number.",
         ),
         Study(
             "soft-hard",

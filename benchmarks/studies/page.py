@@ -61,7 +61,8 @@ def markdown(result: StudyResult) -> str:
         f"Bold: what decides. {HOW}",
         "",
         *_table(
-            ("entrant", "algorithm", "success (95 %)", "forks", *(f"{axis} spent" for axis in AXES)), _spent(result)
+            ("entrant", "algorithm", "seeds", "success (95 %)", "forks", *(f"{axis} spent" for axis in AXES)),
+            _spent(result),
         ),
         "",
     ]
@@ -90,15 +91,8 @@ def _spent(result: StudyResult) -> list[list[str]]:
             value, low, high = pooled(own)
             totals = [math.fsum(r.spent[axis][-1] for r in own if r.spent[axis]) / len(own) for axis in AXES]
             forks = number(math.fsum(r.forks for r in own) / len(own))
-            out.append(
-                [
-                    name,
-                    f"`{text}`",
-                    f"{percent(value)} ({percent(low)} to {percent(high)})",
-                    forks,
-                    *map(number, totals),
-                ]
-            )
+            spread = f"{percent(value)} ({percent(low)} to {percent(high)})"
+            out.append([name, f"`{text}`", str(len(own)), spread, forks, *map(number, totals)])
     return out
 
 

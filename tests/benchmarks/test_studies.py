@@ -231,7 +231,7 @@ def test_every_entrant_can_be_made(study) -> None:  # type: ignore[no-untyped-de
 def test_options_that_change_nothing_are_left_out_so_that_studies_share_runs() -> None:
     labels = {name: e.label for name, e in entrants_of(STUDIES["N-of-M"], config()).items()}
     assert labels["N=M/2"] == "arpo"
-    assert labels["N=M"] == "arpo-N=8"
+    assert labels["N=M/4"] == "arpo-N=2"
     assert entrants_of(STUDIES["N-of-M"], config("algorithm.options.N=2"))["N=M/2"].label == "arpo-N=4"
 
 
