@@ -54,7 +54,16 @@ def inputs(segments: list[Segment], heads: int, kv_heads: int, dtype: torch.dtyp
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 30), WINDOWS)
 def test_masks_of_positions_and_of_blocks(seed: int, count: int, times: int, window: int | None) -> None:
-    segments = forest(seed, count, times)
+    check_masks(forest(seed, count, times), window)
+
+
+@pytest.mark.parametrize("window", [None, 127, 128, 129, 255, 256, 257])
+@pytest.mark.parametrize("end", [383, 384, 385])
+def test_masks_where_a_tree_ends_at_a_block_s_edge(end: int, window: int | None) -> None:
+    check_masks([Segment(0, 128, 0), Segment(128, end, 128, ((0, 128),)), Segment(end, 520, 0)], window)
+
+
+def check_masks(segments: list[Segment], window: int | None) -> None:
     tree = FlexTree(segments, CPU)
     made = tree.mask(window)
     at = torch.arange(tree.padded)
