@@ -70,6 +70,8 @@ class TorchEngine:
         precision: what products run in. With ``bfloat16`` and float32 weights the engine computes from a
             :class:`~arpo_algo.engines.workingcopy.WorkingCopy`: the numbers that the learner computes under autocast.
         packed: on CPUs, keep a copy of the weights in the layout that products read (faster; ignored elsewhere).
+        share_reads: branches read the prefix that they have in common together (faster;
+            :mod:`~arpo_algo.engines.sharing` says what it does to the numbers).
 
     Raises:
         ConfigError: an unsupported architecture, no end token, or sizes that do not fit the model.
@@ -85,6 +87,7 @@ class TorchEngine:
         step_tokens: int = 4096,
         precision: Resolved = "float32",
         packed: bool = True,
+        share_reads: bool = True,
     ) -> None:
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", max_length)
@@ -99,6 +102,7 @@ class TorchEngine:
         self.vocab_size = int(config.vocab_size)
         self.max_length = max_length
         self.step_tokens = step_tokens
+        self.share_reads = share_reads
         self.stopping = Stopping(tokenizer, end_tokens(tokenizer, getattr(model, "generation_config", None)))
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -285,7 +289,7 @@ class TorchEngine:
         """What the decoding rows read together; the same until other requests decode."""
         if decoding != self._decoding:
             self._decoding = decoding
-            self._groups = shared_prefixes([row.slot.tokens for row in decoding])
+            self._groups = shared_prefixes([row.slot.tokens for row in decoding]) if self.share_reads else []
         return self._groups
 
     # ------------------------------------------------------------------ sampling
@@ -411,6 +415,7 @@ class TorchOptions:
 
     step_tokens: int = opt(4096, "most tokens one forward computes")
     packed: bool = opt(True, "on CPUs, keep a copy of the weights in the layout that products read: faster")
+    share_reads: bool = opt(True, "branches read their common prefix together: faster; in bfloat16 more rounding")
 
 
 @register("torch", TorchOptions)
@@ -424,4 +429,5 @@ def build(setup: EngineSetup, options: TorchOptions) -> TorchEngine:
         step_tokens=options.step_tokens,
         precision=setup.precision,
         packed=options.packed,
+        share_reads=options.share_reads,
     )

@@ -139,11 +139,17 @@ def measure(engine: TorchEngine, sequences: int, prompt: int, clock: Clock) -> d
     }
 
 
-def engine_for(model: Any, sequences: int, prompt: int, precision: Any, packed: bool) -> TorchEngine:
+def engine_for(model: Any, sequences: int, prompt: int, precision: Any, fast: bool) -> TorchEngine:
     reader: Any = NoText()
     model.generation_config.eos_token_id = None
     made = TorchEngine(
-        model, reader, slots=sequences, max_length=prompt + STEPS * 2 + 8, precision=precision, packed=packed
+        model,
+        reader,
+        slots=sequences,
+        max_length=prompt + STEPS * 2 + 8,
+        precision=precision,
+        packed=fast,
+        share_reads=fast,
     )
     made.stopping = Stopping(reader, frozenset())
     return made
@@ -175,9 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for prompt in options.prompts:
         for n in options.sequences:
-            with mock.patch.object(torch_engine, "shared_prefixes", return_value=[]):
-                before = measure(engine_for(model, n, prompt, options.precision, False), n, prompt, clock)
-            now = measure(engine_for(model, n, prompt, options.precision, True), n, prompt, clock)
+            before, now = (
+                measure(engine_for(model, n, prompt, options.precision, fast), n, prompt, clock)
+                for fast in (False, True)
+            )
             operations = n * (2 * (layers + head) + heads * now["attended"])
             read = (layers + head) * dtype.itemsize + key * now["cached"]
             row = {
