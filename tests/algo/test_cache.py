@@ -146,3 +146,25 @@ def test_reading_a_prefix_together_changes_no_result(kind: str, monkeypatch: pyt
         assert together.tokens == apart.tokens
         assert together.logprobs == pytest.approx(apart.logprobs, abs=1e-5)
         assert together.entropies == pytest.approx(apart.entropies, abs=1e-5)
+
+
+def test_groups_of_earlier_requests_with_the_same_numbers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cached, so that the first step decodes what the last one did: by number, but not by tokens."""
+    monkeypatch.setattr(torch_engine, "shared_prefixes", lambda sequences: shared_prefixes(sequences, overhead=0))
+    other = PROMPT[::-1]
+    made = engine()
+    made.submit(request(2, other, n=1))
+    drain(made)
+    made.release(2)
+    for i in range(2):
+        made.submit(request(i, n=4 - i))  # the second waits a step for the prompt; both end together
+    drain(made)
+    made.release(0)
+    made.release(1)
+    made.submit(request(0, other))
+    made.submit(request(1))
+    done = drain(made)
+    assert made.prefilled == len(other) + len(PROMPT), "nothing was prefilled again"
+    alone = engine()
+    alone.submit(request(1))
+    assert done[1].logprobs == pytest.approx(drain(alone)[1].logprobs, abs=1e-5)
