@@ -55,14 +55,17 @@ class Board(Protocol):
 
 class _TensorBoard:
     def __init__(self, folder: Path, config: LogSection, record: Mapping[str, Any], resume_step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
         from torch.utils.tensorboard import SummaryWriter
 
+        self._summary: Any = Summary
         purge = {"purge_step": resume_step} if resume_step else {}
-        self._writer = SummaryWriter(str(folder / "tensorboard"), **purge)
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), **purge)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
+        # One event for all: one a scalar, as add_scalar writes, costs ten times as much.
+        scalars = [self._summary.Value(tag=key, simple_value=value) for key, value in values.items()]
+        self._writer.file_writer.add_summary(self._summary(value=scalars), step)
 
     def close(self) -> None:
         self._writer.close()
