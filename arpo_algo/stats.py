@@ -120,7 +120,7 @@ def crossed_mean(rows: Sequence[Sequence[float]]) -> CrossedMean:
     Neither alone makes an honest interval: the runs of one seed share their training, the values of one task its
     difficulty. Two-way analysis of variance with both effects random; the interval is Student's over the seeds' means
     (which already holds a task's own noise), widened by the variance between tasks: Var = MS_seed/ST +
-    max(MS_task − MS_rest, 0)/ST with S − 1 degrees of freedom. Simulated, it covers 95 to 99 % for 2 to 10 seeds
+    max(MS_task − MS_rest, 0)/ST with S − 1 degrees of freedom. Simulated, it covers 95 % and more for 2 to 10 seeds
     (``tests/benchmarks/test_stats.py``); with one column it is Student's interval.
 
     Raises:
