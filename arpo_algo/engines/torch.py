@@ -191,6 +191,8 @@ class TorchEngine:
 
     def _admit(self) -> None:
         """Give queued requests a slot, in order of arrival, while slots and the token budget last."""
+        if all(slot.owner is not None for slot in self._slots):
+            return  # before any search for prefixes: a long queue would search at every step
         budget = self.step_tokens - len(self._running)
         waiting: list[Request] = []
         pending: list[_Slot] = []  # admitted in this step: their keys are not there yet

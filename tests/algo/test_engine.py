@@ -128,6 +128,26 @@ def test_more_requests_than_slots_all_finish() -> None:
     assert {i: e.tokens for i, e in drain(wide).items()} == {i: e.tokens for i, e in done.items()}
 
 
+def test_a_queue_is_not_searched_while_every_slot_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine(slots=2)
+    for i in range(6):
+        made.submit(request(i, n=4))
+    made.step()
+    searched = 0
+    search = made._longest_prefix
+
+    def counted(*args: object) -> object:
+        nonlocal searched
+        searched += 1
+        return search(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(made, "_longest_prefix", counted)
+    while not any(isinstance(e, Finished) for e in made.step()):
+        assert searched == 0
+    drain(made)
+    assert searched > 0
+
+
 def test_continuations_are_not_blocked_by_new_requests_waiting_for_a_slot() -> None:
     """Turns of a held trajectory go on although the queue's head finds no slot; nothing is computed twice."""
     made = engine(slots=3)
