@@ -200,7 +200,8 @@ def flaw(shape: Shape) -> str | None:
     try:
         apart = disagreement(shape)
     except Exception as error:  # whatever a compiler raises
-        return f"its kernels do not compile or run here: {type(error).__name__}: {str(error).splitlines()[0]}"
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"its kernels do not compile or run here: {said}"
     if not apart <= _TOLERANCE[shape.dtype]:
         return f"its results differ from those of matrix products by {apart:.1g} (relative)"
     return None
