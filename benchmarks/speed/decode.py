@@ -67,7 +67,7 @@ def copy_rate(clock: Clock, size: int = 256 * 2**20) -> float:
     """Bytes a second, read and written, of a copy that no cache holds."""
     source = torch.zeros(size, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return 2 * size / fastest(lambda: target.copy_(source), clock)
+    return 2 * size / fastest(lambda: target.copy_(source), clock, repeats=30)
 
 
 class Parts:
@@ -228,8 +228,12 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     plots.lines(
         share,
         {
-            name.replace("of ", "of peak: "): [(row["sequences"], 100 * row[name]) for row in of[prompts[0]]]
-            for name in ("of products", "of bandwidth")
+            label: [(row["sequences"], 100 * row[name]) for row in of[prompts[0]]]
+            for label, name in (
+                ("step: product rate", "of products"),
+                ("step: bandwidth", "of bandwidth"),
+                ("prefill: product rate", "prefill of products"),
+            )
         },
         x=f"sequences (prompt {prompts[0]})",
         y="% of the machine's own rate",
