@@ -7,12 +7,7 @@ ARPO(M=16, ..., N=8, ..., attribution='hard', ...)
 Importing this package does not import torch; its modules do when they are used.
 """
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# Linux gives large CPU tensors huge pages where torch asks for them: fresh memory costs a fifth. Read at torch's first
-# allocation; a value that the user set stays.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from arpo_algo.algorithms import list_algorithms, make, register
