@@ -6,28 +6,31 @@
 
 The work is a forest as ARPO samples it: prompts with several roots each; when a turn ends, a tool result is appended
 and the turn after it is forked once. No end token, so that every turn has its full length and both engines the same
-work. The two take turns, so that a disturbance hits both; what is printed are medians. "prefill" is tokens run to fill
-caches over those that had to be (1 is ideal: each unique token once).
+work. The two take turns, so that a disturbance hits both; what is printed are medians. With ``--cpu`` seconds are those
+of one thread's CPU, which other work on the machine hardly stretches. "prefill" is tokens run to fill caches over those
+that had to be (1 is ideal: each unique token once).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from arpo_algo import models
 from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.engines.vllm import VLLMEngine, VLLMOptions
-from benchmarks.speed.search import timed
 
 Row = dict[str, Any]
 KINDS = ("torch", "vllm")
@@ -101,7 +104,12 @@ def build(kind: str, precision: Any, model: Any, tokenizer: Any, source: Path, s
     return made
 
 
-def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int) -> list[Row]:
+def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock: Callable[[], float]) -> list[Row]:
+    def timed(call: Callable[[], Any]) -> float:
+        start = clock()
+        call()
+        return clock() - start
+
     source = models.fetch_default()
     model, tokenizer = models.load(str(source))
     weights = dict(model.named_parameters())
@@ -116,11 +124,10 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int) -> li
             prefill: dict[str, float] = {}
             for repeat in range(repeats + 1):
                 for kind, engine in engines.items():
-                    _, seconds = timed(lambda engine=engine: engine.load_weights(weights))
-                    sync[kind].append(seconds)
+                    sync[kind].append(timed(lambda engine=engine: engine.load_weights(weights)))
                     engine.prefilled = 0
                     forest = Forest(engine, work, len(tokenizer), repeat)
-                    _, seconds = timed(forest.run)
+                    seconds = timed(forest.run)
                     if repeat:  # the first warms up
                         speed[kind].append(forest.sampled / seconds)
                     prefill[kind] = engine.prefilled / forest.needed
@@ -155,8 +162,12 @@ def main() -> None:
     parser.add_argument("--sequences", nargs="+", type=int, default=[8, 32], help="root trajectories at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the rows as JSON lines")
+    parser.add_argument("--cpu", action="store_true", help="one thread, and its CPU seconds instead of the clock")
     args = parser.parse_args()
-    rows = measure(args.precisions, args.sequences, args.repeats)
+    if args.cpu:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0"
+        torch.set_num_threads(1)
+    rows = measure(args.precisions, args.sequences, args.repeats, time.process_time if args.cpu else time.perf_counter)
     print("\n" + table(rows))
     if args.out is not None:
         args.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
