@@ -6,7 +6,7 @@
 Runs real training steps with clocks around every call of the parts that do the work: ``engine.step`` and
 ``engine.submit``, ``learner.update``, ``engine.load_weights``, the environments' reset and cloning, and the sampler's
 waiting for their steps. What is left of a step is the trainer, the sampler's bookkeeping, logs and trees on disk.
-Checkpoints are counted apart: how often they are made is the user's choice.
+Checkpoints are left out: how often they are made is the user's choice.
 
 Two clocks: seconds that passed, and CPU seconds of this process (all threads), which a busy machine leaves as they are.
 """
@@ -17,7 +17,6 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,7 +32,7 @@ from arpo_algo.trainer import Trainer
 from arpo_env.env import AgentEnv
 from benchmarks.tiny import save_model
 
-WORK = ("engine", "weights", "update", "environments")
+WORK = ("engine", "environments", "update", "weights")
 #: Seconds that passed, and CPU seconds.
 Seconds = NDArray[np.float64]
 
@@ -46,7 +45,7 @@ class Clock:
     """Seconds by part; a part inside another counts only there."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, Seconds] = defaultdict(lambda: np.zeros(2))
+        self.seconds = {part: np.zeros(2) for part in WORK}
         self._inside = False
 
     def around(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,18 +63,17 @@ class Clock:
 
 
 def measure(config: RunConfig, out: Path) -> dict[str, Seconds]:
-    """Seconds a step by part, over all steps but the first (which warms caches)."""
+    """Seconds of a step by part: medians over all steps but the first (which warms caches)."""
     trainer = Trainer(config, out)
     clock = Clock()
     engine: Any = trainer.rollouts.engine  # type: ignore[attr-defined]
-    totals: list[Seconds] = []
+    steps: list[dict[str, Seconds]] = []
     with ExitStack() as patches:
         for owner, name, part in (
             (engine, "step", "engine"),
             (engine, "submit", "engine"),
             (engine, "load_weights", "weights"),
             (trainer.learner, "update", "update"),
-            (trainer, "save", "checkpoint"),
             (sampler, "wait", "environments"),
             (AgentEnv, "reset", "environments"),
             (AgentEnv, "__deepcopy__", "environments"),
@@ -84,11 +82,12 @@ def measure(config: RunConfig, out: Path) -> dict[str, Seconds]:
         step = trainer.train_step
 
         def counted(*args: Any) -> dict[str, float]:
-            if len(totals) == 1:
-                clock.seconds.clear()
+            clock.seconds = {part: np.zeros(2) for part in WORK}
             begin = now()
             metrics = step(*args)
-            totals.append(now() - begin)
+            took = now() - begin
+            rest = took - sum(clock.seconds.values())
+            steps.append({**clock.seconds, "step": took, "trainer": rest, "trainer/step": rest / took})
             return metrics
 
         patches.enter_context(patch.object(trainer, "train_step", counted))
@@ -96,12 +95,7 @@ def measure(config: RunConfig, out: Path) -> dict[str, Seconds]:
             trainer.train()
         finally:
             trainer.close()
-    steps = len(totals) - 1
-    parts = {part: seconds / steps for part, seconds in clock.seconds.items()}
-    parts["step"] = sum(totals[1:], np.zeros(2)) / steps
-    parts["trainer"] = parts["step"] - sum(parts[part] for part in WORK if part in parts)
-    parts["trainer_share"] = parts["trainer"] / parts["step"]
-    return parts
+    return {part: np.median([row[part] for row in steps[1:]], axis=0) for part in steps[0]}
 
 
 def main() -> None:
