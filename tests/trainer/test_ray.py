@@ -163,6 +163,7 @@ def drive(out: Path, model: Path, actors: int, kill_at: int | None = None, addre
     environ = {
         "PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1",
         MARK: out.name, "RAY_ADDRESS": address, **NO_MONITOR,
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),  # of the cluster; the fork server may be older
     }  # fmt: skip
     report = out.with_name(f"{out.name}.calls")
     child = forkserver().Process(target=_drive, args=(str(out), str(model), actors, kill_at, str(report), environ))
