@@ -37,6 +37,7 @@ from arpo_algo.precision import Resolved, autocast
 from arpo_algo.runfolder import read_trees
 from arpo_algo.tree import Tree
 from benchmarks.speed import plots, shapes
+from benchmarks.speed.machine import product_rate
 
 METHODS = ("tree", "flat", "padded")
 MICRO_BATCH = 4  # trajectories a padded micro-batch
@@ -288,18 +289,6 @@ def pairs(trees: Sequence[Tree], *, flat: bool = False) -> int:
     return sum((n.start + 1 + n.end) * len(n.tokens) // 2 for t in trees for n in t.nodes)
 
 
-def peak_rate(precision: Resolved, threads: int) -> float:
-    """FLOP a CPU second of a 2048³ product: the machine's own ceiling."""
-    torch.set_num_threads(threads)
-    a = torch.randn(2048, 2048, dtype=getattr(torch, precision))
-    best = 0.0
-    for _ in range(5):
-        start = time.process_time()
-        a @ a
-        best = max(best, 2 * 2048**3 / (time.process_time() - start))
-    return best
-
-
 def spawn(job: Job, python: str) -> dict[str, Any]:
     done = subprocess.run(
         [python, "-m", "benchmarks.speed.update", "--job", json.dumps(asdict(job))],
@@ -366,7 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("gradients against the tree's, float32:", ", ".join(f"{m} {e:.1e}" for m, e in errors.items()))
         if max(errors.values()) > 1e-5:
             raise SystemExit("the methods do not compute the same gradient; times would mean nothing")
-    ceiling = peak_rate(options.precision, options.threads)
+    torch.set_num_threads(options.threads)
+    ceiling = product_rate(getattr(torch, options.precision), time.process_time)
     layers = options.layers or shapes.MODELS[options.model].layers
     shared = (layers, options.precision, options.threads, options.repeats)
     subjects = [
