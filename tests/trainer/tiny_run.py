@@ -55,13 +55,14 @@ if "TinyRun-v0" not in gymnasium.registry:
     gymnasium.register("TinyRun-v0", entry_point=make_env)
 
 
-def save_model(folder: Path, seed: int = 0) -> Path:
-    """A random model with its tokenizer."""
-    config = AutoConfig.for_model(
-        "llama", vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, pad_token_id=0, bos_token_id=256,
-        eos_token_id=257, initializer_range=0.1,
-    )  # fmt: skip
+def save_model(folder: Path, seed: int = 0, **sizes: int) -> Path:
+    """A random model with its tokenizer; ``sizes`` replace those of its configuration."""
+    usual = {
+        "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024, "pad_token_id": 0,
+        "bos_token_id": 256, "eos_token_id": 257, "initializer_range": 0.1,
+    }  # fmt: skip
+    config = AutoConfig.for_model("llama", **{**usual, **sizes})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
