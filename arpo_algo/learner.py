@@ -90,6 +90,7 @@ class LearnerConfig:
     )
     gradient_checkpointing: bool = opt(False, "recompute layers in the backward pass: less memory, more time")
     optimizer: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit keeps its moments in 8 bits (bitsandbytes, GPU)")
+    keep_memory: bool = opt(True, "CPUs: keep freed memory for the next tensors instead of returning it (glibc)")
     lora: LoraConfig = section(LoraConfig, "low-rank adapters instead of all weights")
     shard: bool = opt(False, "FSDP2: each process holds a part of every layer (with several processes)")
 

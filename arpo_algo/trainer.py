@@ -29,6 +29,7 @@ from rich.console import Console
 
 from arpo_algo import assembly, distributed, engines, models, options, sharding
 from arpo_algo.algorithms import make
+from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.assembly import Position
 from arpo_algo.budget import Budget
 from arpo_algo.checkpoint import CheckpointStore, seed_everything
@@ -55,6 +56,7 @@ _PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "reasoning-g
 FREE_ON_RESUME = (
     "steps", "budget", "save_every", "keep", "keep_best", "device", "threads", "eval", "guards", "log",
     "rollout.workers", "rollout.tool_timeout", "rollout.actors", "rollout.actor_options", "learner.attention",
+    "learner.keep_memory",
 )  # fmt: skip
 _LOGS = ("metrics.jsonl", "eval.jsonl", "eval-tasks.jsonl", "alarms.jsonl")
 
@@ -102,6 +104,8 @@ class Trainer:
         self.family = facts.family
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        if self.device == "cpu" and config.learner.keep_memory:
+            keep_freed_memory()
         self.guards = Guards(config.guards, has_tools=bool(facts.tools), forks=self.algorithm.N < self.algorithm.M)
         self.interrupts = Interrupts(lambda text: self.tracker.say(text))
         self.folder = RunFolder(out, follower=not self.world.main)

@@ -30,6 +30,7 @@ import torch
 
 from arpo_algo.advantages import term_weights
 from arpo_algo.algorithms import make
+from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.packing import Credited, chains, n_terms, pack, split
@@ -47,7 +48,8 @@ MICRO_BATCH = 4  # trajectories a padded micro-batch
 class Job:
     """One method on one random tree with a prompt of ``prompt`` tokens, or on the trees of a file.
 
-    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own.
+    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own. ``keep_memory``: as
+    ``learner.keep_memory``; all methods alike.
     """
 
     method: str
@@ -61,6 +63,7 @@ class Job:
     model: str = "smollm2-135m"
     file: str = ""
     pack_tokens: int = 0
+    keep_memory: bool = True
 
     def trees(self) -> list[Tree]:
         if self.file:
@@ -243,6 +246,8 @@ def trl_setup(job: Job, model: Any) -> Callable[[Sequence[Tree]], None]:
 
 def work(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
+    if job.keep_memory:
+        keep_freed_memory()
     model, trees = shapes.model(job.layers, name=job.model), job.trees()
     model.train()
     if job.method == "trl":
@@ -334,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--glibc", action="store_true", help="the allocator as it is: freed memory is given back")
     parser.add_argument("--wall", action="store_true", help="ratios of wall time (an idle machine)")
     parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of gradients")
@@ -359,10 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ceiling = product_rate(getattr(torch, options.precision), time.process_time)
     layers = options.layers or shapes.MODELS[options.model].layers
     shared = (layers, options.precision, options.threads, options.repeats)
-    subjects = [
-        Job("tree", 0, *shared, model=options.model, file=f, pack_tokens=options.pack_tokens) for f in options.trees
-    ]
-    subjects = subjects or [Job("tree", prompt, *shared, model=options.model) for prompt in options.prompts]
+    plain = Job("tree", 0, *shared, model=options.model, pack_tokens=options.pack_tokens, keep_memory=not options.glibc)
+    subjects = [replace(plain, file=f) for f in options.trees] or [replace(plain, prompt=p) for p in options.prompts]
     rows = [row for file in options.earlier for row in json.loads(file.read_text())["rows"]]
     for base in subjects:
         trees = base.trees()
