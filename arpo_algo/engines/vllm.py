@@ -146,6 +146,7 @@ class VLLMEngine:
             seed=seed_of(request),
             max_tokens=request.max_tokens,
             stop_token_ids=sorted(self.stopping.eos),
+            ignore_eos=True,  # else vLLM also ends where the checkpoint's own configuration says
             logprobs=self.options.top_logprobs,
             flat_logprobs=True,
             detokenize=False,

@@ -200,6 +200,7 @@ class VLLMServerEngine:
             "top_k": sampling.top_k,
             "seed": seed_of(request),
             "stop_token_ids": sorted(self.stopping.eos),
+            "ignore_eos": True,  # else vLLM also ends where the checkpoint's own configuration says
             "logprobs": self.options.top_logprobs,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,  # else two tokens with the same text would share one log-prob

@@ -9,6 +9,7 @@ import torch
 from driving import GREEDY, prompt, recompute, run
 
 from arpo_algo.engines.base import Finished, Request, Sampling
+from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.errors import ConfigError, TrainingError
 
@@ -52,6 +53,18 @@ def test_greedy_is_the_torch_engine_s_greedy(engine: Any, loaded: Any) -> None:
     assert "eos" in {e.reason for e in ours.values()}, "the model says its end token in one of these"
     for event in ours.values():
         assert (event.tokens[-1] in engine.stopping.eos) == (event.reason == "eos")
+
+
+def test_our_end_tokens_alone_end_a_turn(engine: Any, loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM reads end tokens of its own from the checkpoint; it may not stop at one that the contract does not name."""
+    tokenizer = loaded[1]
+    request = Request(0, prompt(tokenizer, "Say hi."), 32, (), (0,), GREEDY)
+    ended = run(engine, [request])[0][0]
+    assert ended.reason == "eos"
+    monkeypatch.setattr(engine, "stopping", Stopping(tokenizer, frozenset()))
+    event = run(engine, [request])[0][0]
+    assert event.reason == "length"
+    assert event.tokens[: len(ended.tokens)] == ended.tokens
 
 
 def test_temperature_and_truncation_give_logprobs_of_what_was_drawn_from(engine: Any, loaded: Any) -> None:

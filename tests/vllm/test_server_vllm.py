@@ -20,6 +20,7 @@ from driving import GREEDY, prompt, recompute, run
 from test_engine_vllm import ATOL, other_weights
 
 from arpo_algo.engines.base import Request
+from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.vllm_server import VLLMServerEngine, VLLMServerOptions
 from arpo_algo.errors import ConfigError, TrainingError
 
@@ -91,6 +92,12 @@ def test_tokens_ends_and_new_weights(server: tuple[str, int], loaded: Any) -> No
     stop = pieces[2][-1] + pieces[3] + pieces[4][:-1]
     stopped = run(engine, [Request(1, before, 16, (stop,), (0,), GREEDY)])[0][1]
     assert (stopped.tokens, stopped.reason) == (free.tokens[:5], "stop")
+
+    short = Request(2, prompt(tokenizer, "Say hi."), 32, (), (0,), GREEDY)
+    assert run(engine, [short])[0][2].reason == "eos"
+    rule, engine.stopping = engine.stopping, Stopping(tokenizer, frozenset())
+    assert run(engine, [short])[0][2].reason == "length", "our end tokens alone end a turn"
+    engine.stopping = rule
 
     kept = {name: p.detach().clone() for name, p in model.named_parameters()}
     weights = other_weights(model)
