@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,7 +33,7 @@ from arpo_algo.engines.base import Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.engines.workingcopy import PackedLinear
-from benchmarks.speed import plots, shapes
+from benchmarks.speed import machine, plots, shapes
 from benchmarks.speed.machine import Clock, copy_rate, product_rate
 from benchmarks.speed.rollout import NoText
 
@@ -135,17 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, nargs="*", default=[256, 768], help="prompt lengths")
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wall", action="store_true", help="measure wall time (an idle machine)")
+    machine.add_options(parser, threads=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", **plots.OPTION)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    clock = time.perf_counter if options.wall else time.process_time
+    clock = machine.meter(options)
     dtype = getattr(torch, options.precision)
     products, bandwidth = product_rate(dtype, clock), copy_rate(clock)
     print(f"product {products / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s (read and written)", flush=True)
-    model = shapes.model(options.layers).eval()
+    model = shapes.model(options.layers).eval().to(clock.device)
     config = model.config
     layers = sum(m.weight.numel() for m in model.model.modules() if isinstance(m, torch.nn.Linear))
     head = model.lm_head.weight.numel()

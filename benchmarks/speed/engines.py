@@ -6,9 +6,9 @@
 
 The work is a forest as ARPO samples it: prompts with several roots each; when a turn ends, a tool result is appended
 and the turn after it is forked once. No end token, so that every turn has its full length and both engines the same
-work. The two take turns, so that a disturbance hits both; what is printed are medians. With ``--cpu`` seconds are those
-of one thread's CPU, which other work on the machine hardly stretches. "prefill" is tokens run to fill caches over those
-that had to be (1 is ideal: each unique token once).
+work. The two take turns, so that a disturbance hits both; what is printed are medians. Seconds are the CPU's, of one
+thread, which other work on the machine hardly stretches, unless ``--wall``; with ``--device cuda`` both run on the GPU.
+"prefill" is tokens run to fill caches over those that had to be (1 is ideal: each unique token once).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from arpo_algo import models
 from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.engines.vllm import VLLMEngine, VLLMOptions
+from benchmarks.speed import machine, shapes
+from benchmarks.speed.machine import Meter
 
 Row = dict[str, Any]
 KINDS = ("torch", "vllm")
@@ -104,7 +104,7 @@ def build(kind: str, precision: Any, model: Any, tokenizer: Any, source: Path, s
     return made
 
 
-def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock: Callable[[], float]) -> list[Row]:
+def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock: Meter) -> list[Row]:
     def timed(call: Callable[[], Any]) -> float:
         start = clock()
         call()
@@ -112,6 +112,7 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock
 
     source = models.fetch_default()
     model, tokenizer = models.load(str(source))
+    model = model.to(clock.device)
     weights = dict(model.named_parameters())
     rows: list[Row] = []
     for precision in precisions:  # one vLLM a process at a time
@@ -151,24 +152,19 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return "\n".join(lines + ["| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--sequences", nargs="+", type=int, default=[8, 32], help="root trajectories at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the rows as JSON lines")
-    parser.add_argument("--cpu", action="store_true", help="one thread, and its CPU seconds instead of the clock")
+    machine.add_options(parser, threads=1)
     args = parser.parse_args()
-    if args.cpu:
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0"
-        torch.set_num_threads(1)
-    rows = measure(args.precisions, args.sequences, args.repeats, time.process_time if args.cpu else time.perf_counter)
-    print("\n" + table(rows))
+    meter = machine.meter(args)
+    if meter.device.type == "cpu":
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{args.threads - 1}" if args.threads > 1 else "0"
+    rows = measure(args.precisions, args.sequences, args.repeats, meter)
+    print("\n" + shapes.table(rows))
     if args.out is not None:
         args.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -8,8 +8,8 @@ when its own tool has answered, a prefix is computed once. ``lock-step``: the pu
 ``generate``: each turn of all trajectories at once, prefixes computed again, finished rows computed on until the
 longest ends, then a barrier for the slowest tool (tools of one round in parallel: kinder than the published code).
 
-Time is virtual: compute is measured (CPU seconds, or wall time with ``--wall``), tool latencies are added as a clock
-would, nobody sleeps. So a busy machine does not change what waiting costs.
+Time is virtual: compute is measured (CPU seconds, wall time with ``--wall`` and on GPUs), tool latencies are added as a
+clock would, nobody sleeps. So a busy machine does not change what waiting costs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.tree import Node, Tree
-from benchmarks.speed import plots, shapes
+from benchmarks.speed import machine, plots, shapes
 
 Clock = Callable[[], float]
 
@@ -124,6 +123,7 @@ def run_lock_step(
                 eos_token_id=None,
                 bos_token_id=None,
             )
+            ids, mask = ids.to(model.device), mask.to(model.device)
             got = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, width:].tolist()
             now += clock() - start
             for (index, node, prefix), tokens in zip(batch, got, strict=True):
@@ -153,21 +153,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trees", type=int, default=2, help="trees sampled together, M=16 trajectories each")
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--latency", type=float, nargs=2, default=[0.05, 2.0], help="seconds, log-uniform")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--wall", action="store_true", help="measure wall time (an idle machine)")
+    machine.add_options(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", **plots.OPTION)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    clock = time.perf_counter if options.wall else time.process_time
+    clock = machine.meter(options)
     rows: list[dict[str, Any]] = []
     for prompt in options.prompts:
         shape = shapes.Shape(prompt=prompt)
         trees = [shapes.tree(shape, np.random.default_rng([i, prompt])) for i in range(options.trees)]
-        own = engine_for(shapes.model(options.layers).eval(), trees, options.precision)
-        theirs = shapes.model(options.layers).eval().to(getattr(torch, options.precision))
+        own = engine_for(shapes.model(options.layers).eval().to(clock.device), trees, options.precision)
+        theirs = shapes.model(options.layers).eval().to(clock.device, getattr(torch, options.precision))
         theirs.set_attn_implementation("sdpa")
         for name, wait in (
             ("at once", latencies(trees, 0, 0, 0)),

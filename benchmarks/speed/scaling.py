@@ -3,7 +3,7 @@
     python -m benchmarks.speed.scaling --plot docs/img/scaling.png
 
 The paper claims that adaptive sampling costs between O(n log n) and O(n²) tokens where trajectory-level sampling costs
-O(n²). Counted here are tokens sampled by the policy, tokens that an update runs through the model, and the CPU seconds
+O(n²). Counted here are tokens sampled by the policy, tokens that an update runs through the model, and the seconds
 of that update with a small model, for three kinds: ``arpo`` (half of M from the root, the rest forked after tool
 results), ``binary`` (every result forks in two until there are M paths: the best case) and ``separate`` trajectories.
 An exponent is the slope of log tokens over log M, or over log depth.
@@ -14,15 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from arpo_algo.tree import Outcome, Tree
-from benchmarks.speed import plots, shapes
+from benchmarks.speed import machine, plots, shapes
+from benchmarks.speed.machine import Meter
 from benchmarks.speed.update import Job, flat_pass, tree_pass
 
 SAMPLES = 5  # trees averaged a point
@@ -84,14 +83,14 @@ def exponent(xs: Sequence[float], ys: Sequence[float]) -> float:
     return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
 
 
-def seconds(kind: str, M: int, calls: int, model: object) -> float:
-    """CPU seconds of one update pass."""
+def seconds(kind: str, M: int, calls: int, model: object, meter: Meter) -> float:
+    """Seconds of one update pass."""
     tree = KINDS[kind](M, calls, np.random.default_rng([0, M, calls]))
     run = flat_pass if kind == "separate" else tree_pass
-    job = Job(kind, PROMPT, 0, "bfloat16", 1, 1)
-    start = time.process_time()
+    job = Job(kind, PROMPT, 0, "bfloat16", 1, 1, device=str(meter.device))
+    start = meter()
     run(job, [tree], model)
-    return time.process_time() - start
+    return meter() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,17 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depths", type=int, nargs="*", default=[4, 6, 8, 12, 16], help="tool calls a trajectory")
     parser.add_argument("--time-up-to", type=int, default=32, help="largest M whose update is timed (0: none)")
     parser.add_argument("--layers", type=int, default=2, help="layers of the timed model")
+    machine.add_options(parser, threads=1)
     parser.add_argument("--plot", **plots.OPTION)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    model = shapes.model(options.layers) if options.time_up_to else None
+    meter = machine.meter(options)
+    model = shapes.model(options.layers).to(meter.device) if options.time_up_to else None
+    if model is not None:
+        seconds("arpo", max(options.trajectories), 6, model, meter)  # warm: kernels, memory
     by_m: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for M in options.trajectories:
         for kind in KINDS:
             point = {"x": float(M), **count(kind, M, 6)}
             if 1 < M <= options.time_up_to:
-                point["seconds"] = seconds(kind, M, 6, model)
+                point["seconds"] = seconds(kind, M, 6, model, meter)
             by_m[kind].append(point)
     by_depth = {k: [{"x": float(d), **count(k, 16, d)} for d in options.depths] for k in KINDS}
     rows = [
@@ -145,7 +147,7 @@ def draw(path: Path, by_m: dict[str, list[dict[str, float]]], by_depth: dict[str
     for axis, points, x, name, y in (
         (axes[0], by_m, "trajectories M (6 calls each)", "run", "tokens run by an update"),
         (axes[1], by_depth, "tool calls a trajectory (M = 16)", "run", "tokens run by an update"),
-        (axes[2], by_m, "trajectories M (6 calls each)", "seconds", "CPU seconds of an update"),
+        (axes[2], by_m, "trajectories M (6 calls each)", "seconds", "seconds of an update"),
     ):
         shown = {kind: [p for p in points[kind] if name in p] for kind in KINDS}
         sampled = {f"{kind}: sampled": [(p["x"], p["sampled"]) for p in shown[kind]] for kind in KINDS}

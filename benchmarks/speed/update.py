@@ -8,18 +8,17 @@ Methods: ``tree`` (ours: each unique token once), ``flat`` (ours, each trajector
 (stock transformers, micro-batches padded to their longest trajectory, full logits of the completions), ``trl``
 (GRPOTrainer's own loss function, with a Python that has trl). Each runs in a process of its own, whose peak memory is
 its; an untimed pass comes first. Before that, each method's float32 gradient is compared with the tree's.
-Times are CPU seconds of the process unless ``--wall``: on a machine that others use too, only those compare.
+Times are CPU seconds of the process unless ``--wall`` (on a machine that others use too, only those compare), and
+wall time on a GPU (``--device cuda``), where peaks are of its memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,14 +30,14 @@ import torch
 from arpo_algo.advantages import term_weights
 from arpo_algo.algorithms import make
 from arpo_algo.allocator import keep_freed_memory
-from arpo_algo.attention import use_arpo_attention
+from arpo_algo.attention import TREE_ATTENTIONS, TreeAttention, resolve_tree_attention, use_arpo_attention
 from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.packing import Credited, chains, n_terms, pack, split
 from arpo_algo.precision import Resolved, autocast
 from arpo_algo.runfolder import read_trees
 from arpo_algo.tree import Tree
-from benchmarks.speed import plots, shapes
-from benchmarks.speed.machine import product_rate
+from benchmarks.speed import machine, plots, shapes
+from benchmarks.speed.machine import Meter, product_rate
 
 METHODS = ("tree", "flat", "padded")
 MICRO_BATCH = 4  # trajectories a padded micro-batch
@@ -48,8 +47,8 @@ MICRO_BATCH = 4  # trajectories a padded micro-batch
 class Job:
     """One method on one random tree with a prompt of ``prompt`` tokens, or on the trees of a file.
 
-    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own. ``keep_memory``: as
-    ``learner.keep_memory``; all methods alike.
+    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own. ``attention`` and
+    ``keep_memory`` are the learner's; memory is kept for all methods alike.
     """
 
     method: str
@@ -64,6 +63,8 @@ class Job:
     file: str = ""
     pack_tokens: int = 0
     keep_memory: bool = True
+    device: str = "cpu"
+    attention: TreeAttention = "auto"
 
     def trees(self) -> list[Tree]:
         if self.file:
@@ -110,11 +111,14 @@ def separate(whole: Credited) -> Iterator[Credited]:
 
 def _run(job: Job, items: Sequence[Credited], trees: Sequence[Tree], model: Any, *, share: bool) -> None:
     use_arpo_attention(model)
+    device = torch.device(job.device)
+    products = torch.bfloat16 if job.precision == "bfloat16" else model.dtype
+    how = resolve_tree_attention(job.attention, model.config, device, products)
     limit = max(job.pack_tokens, *(t.n_tokens for t in trees), *(i.tree.n_tokens for i in items))
     for group in split(items, limit):
-        made = pack(group, share=share)
-        with autocast(job.precision, torch.device("cpu")):
-            out = score(model, made)
+        made = pack(group, share=share).to(device)
+        with autocast(job.precision, device):
+            out = score(model, made, attention=how)
         loss_of(made, out, algorithm()).loss.backward()
 
 
@@ -146,6 +150,9 @@ class Padded:
         prompt = torch.tensor(tree.nodes[0].tokens).expand(len(rows), -1)
         return cls(prompt, completion, mask, sampled, advantage)
 
+    def to(self, device: torch.device) -> Padded:
+        return Padded(**{name: value.to(device) for name, value in vars(self).items()})
+
     def batches(self) -> Iterator[Padded]:
         for begin in range(0, len(self.prompt), MICRO_BATCH):
             at = slice(begin, begin + MICRO_BATCH)
@@ -170,11 +177,12 @@ def padded_pass(job: Job, trees: Sequence[Tree], model: Any) -> None:
 
 
 def _padded(job: Job, whole: Padded, model: Any) -> None:
-    total = whole.sampled.sum()
+    total = int(whole.sampled.sum())
     for batch in whole.batches():
+        batch = batch.to(torch.device(job.device))
         ids = torch.cat([batch.prompt, batch.completion], 1)
         width = batch.completion.shape[1]
-        with autocast(job.precision, torch.device("cpu")):
+        with autocast(job.precision, ids.device):
             logits = model(
                 input_ids=ids,
                 attention_mask=torch.cat([torch.ones_like(batch.prompt), batch.mask], 1),
@@ -205,7 +213,7 @@ def trl_setup(job: Job, model: Any) -> Callable[[Sequence[Tree]], None]:
             per_device_train_batch_size=MICRO_BATCH,
             num_generations=MICRO_BATCH,
             bf16=job.precision == "bfloat16",
-            use_cpu=True,
+            use_cpu=job.device == "cpu",
             loss_type="dapo",
             beta=0.0,
             report_to=[],
@@ -225,8 +233,9 @@ def trl_setup(job: Job, model: Any) -> Callable[[Sequence[Tree]], None]:
     def run(trees: Sequence[Tree]) -> None:
         for tree in trees:
             whole = Padded.of(tree)
-            total = whole.sampled.sum()
+            total = whole.sampled.sum().to(trainer.accelerator.device)
             for batch in whole.batches():
+                batch = batch.to(trainer.accelerator.device)
                 inputs = {
                     "prompt_ids": batch.prompt,
                     "prompt_mask": torch.ones_like(batch.prompt),
@@ -248,7 +257,9 @@ def work(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     if job.keep_memory:
         keep_freed_memory()
-    model, trees = shapes.model(job.layers, name=job.model), job.trees()
+    device = torch.device(job.device)
+    cpu, wall = Meter(device), Meter(device, wall=True)
+    model, trees = shapes.model(job.layers, name=job.model).to(device), job.trees()
     model.train()
     if job.method == "trl":
         run = trl_setup(job, model)
@@ -263,18 +274,18 @@ def work(job: Job) -> dict[str, Any]:
             tree_pass(job, trees[:1], model)
         else:
             run([shapes.tree(replace(shapes.Shape(prompt=32), N=2, M=2), np.random.default_rng(0))])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = [], []
+    before = wall.peak()
+    wall.start()
+    seconds = []
     for _ in range(job.repeats):
         model.zero_grad()
-        clock = time.perf_counter(), time.process_time()
+        clock = wall(), cpu()
         run(trees)
-        wall.append(time.perf_counter() - clock[0])
-        cpu.append(time.process_time() - clock[1])
+        seconds.append((wall() - clock[0], cpu() - clock[1]))
     if job.gradient:
-        torch.save(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), job.gradient)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"wall": min(wall), "cpu": min(cpu), "peak_MiB": peak // 1024, "before_MiB": before // 1024}
+        torch.save(torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]), job.gradient)
+    best = [min(s) for s in zip(*seconds, strict=True)]
+    return {"wall": best[0], "cpu": best[1], "peak_MiB": wall.peak(), "before_MiB": before, "device": wall.name}
 
 
 def flops(trees: Sequence[Tree], name: str, layers: int, *, flat: bool = False) -> float:
@@ -304,13 +315,14 @@ def spawn(job: Job, python: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def check_gradients(methods: Sequence[str], pythons: dict[str, str], threads: int) -> dict[str, float]:
+def check_gradients(methods: Sequence[str], pythons: dict[str, str], options: argparse.Namespace) -> dict[str, float]:
     """Relative distance of each method's float32 gradient from the tree's; two layers are enough to see a mistake."""
     found: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
             file = f"{folder}/{method}.pt"
-            spawn(Job(method, 256, 2, "float32", threads, 1, file), pythons[method])
+            job = Job(method, 256, 2, "float32", options.threads, 1, file)
+            spawn(replace(job, device=options.device, attention=options.attention), pythons[method])
             found[method] = torch.load(file)
     reference = found["tree"]
     return {m: float((g - reference).norm() / reference.norm()) for m, g in found.items() if m != "tree"}
@@ -337,10 +349,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=list(shapes.MODELS), default="smollm2-135m", help="whose dimensions")
     parser.add_argument("--layers", type=int, help="layers of the model; default: all")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--attention", choices=TREE_ATTENTIONS, default="auto", help="of tree and flat")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--glibc", action="store_true", help="the allocator as it is: freed memory is given back")
-    parser.add_argument("--wall", action="store_true", help="ratios of wall time (an idle machine)")
+    machine.add_options(parser)
     parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of gradients")
     parser.add_argument("--json", type=Path, help="also write the rows here")
@@ -354,18 +366,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not {"tree", "flat"} <= set(options.methods):
         parser.error("--methods must hold tree and flat: the ratio is theirs")
+    meter = machine.meter(options)
     methods = [*options.methods, *(["trl"] if options.trl else [])]
     pythons = dict.fromkeys(METHODS, sys.executable) | {"trl": options.trl}
     if not options.no_check:
-        errors = check_gradients(methods, pythons, options.threads)
+        errors = check_gradients(methods, pythons, options)
         print("gradients against the tree's, float32:", ", ".join(f"{m} {e:.1e}" for m, e in errors.items()))
         if max(errors.values()) > 1e-5:
             raise SystemExit("the methods do not compute the same gradient; times would mean nothing")
-    torch.set_num_threads(options.threads)
-    ceiling = product_rate(getattr(torch, options.precision), time.process_time)
+    ceiling = product_rate(getattr(torch, options.precision), meter)
     layers = options.layers or shapes.MODELS[options.model].layers
     shared = (layers, options.precision, options.threads, options.repeats)
-    plain = Job("tree", 0, *shared, model=options.model, pack_tokens=options.pack_tokens, keep_memory=not options.glibc)
+    plain = Job(
+        "tree",
+        0,
+        *shared,
+        model=options.model,
+        pack_tokens=options.pack_tokens,
+        keep_memory=not options.glibc,
+        device=options.device,
+        attention=options.attention,
+    )
     subjects = [replace(plain, file=f) for f in options.trees] or [replace(plain, prompt=p) for p in options.prompts]
     rows = [row for file in options.earlier for row in json.loads(file.read_text())["rows"]]
     for base in subjects:
@@ -391,7 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "of work": f"{speedup * cost[False] / cost[True]:.0%}",
             **{f"{m}/tree": f"{seconds[m] / seconds['tree']:.2f}" for m in methods if m not in ("tree", "flat")},
             "peak MiB tree, flat": f"{got['tree']['peak_MiB']}, {got['flat']['peak_MiB']}",
-            "of peak": f"{cost[False] / got['tree']['cpu'] / ceiling:.0%}",
+            "of peak": f"{cost[False] / seconds['tree'] / ceiling:.0%}",
         }
         rows.append(row)
         print(json.dumps(row), flush=True)

@@ -7,6 +7,7 @@ done) raises, and so do most operations between it and a tensor that was left on
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import flex_on_cpu
@@ -23,6 +24,8 @@ from arpo_algo.algorithms import make
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.learner import score
 from arpo_algo.packing import pack
+from benchmarks.speed import shapes, update
+from benchmarks.speed.update import Job, flat_pass, tree_pass
 
 META = torch.device("meta")
 
@@ -75,3 +78,17 @@ def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         made.step()
         steps += 1
     assert draws == steps
+
+
+@pytest.mark.parametrize("method", [tree_pass, flat_pass])  # stock transformers look at masks
+def test_the_measured_updates(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``benchmarks.speed.update --device`` times runs where the model is."""
+    shape = shapes.Shape(prompt=16, N=2, M=4, calls=(1, 2), turn=(2, 4), result=(2, 4))
+    trees = [shapes.tree(shape, np.random.default_rng(0))]
+    for node in trees[0].nodes:
+        node.tokens = [t % 250 for t in node.tokens]
+    model = byte_model().to(META)
+    # The real one also returns metrics, which are numbers.
+    monkeypatch.setattr(update, "loss_of", lambda packed, out, how: SimpleNamespace(loss=out.logp.sum()))
+    method(Job("", 16, 2, "float32", 1, 1, device="meta"), trees, model)
+    assert all(p.grad is not None and p.grad.device == META for p in model.parameters())

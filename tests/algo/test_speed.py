@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from test_engine import byte_model
 
 from arpo_algo.packing import chains
 from arpo_algo.tree import Tree
-from benchmarks.speed import decode, rollout, scaling, shapes
+from benchmarks.speed import decode, rollout, scaling, shapes, update
+from benchmarks.speed.machine import Meter
 from benchmarks.speed.rollout import engine_for, latencies, run_engine, run_lock_step
 from benchmarks.speed.update import Job, Padded, flat_pass, padded_pass, pairs, tree_pass
 
@@ -103,7 +105,7 @@ def test_scaling_counts() -> None:
 
 def test_scaling_times_trees_and_separate_trajectories() -> None:
     model = shapes.model(1)
-    assert all(scaling.seconds(kind, 2, 1, model) > 0 for kind in ("arpo", "separate"))
+    assert all(scaling.seconds(kind, 2, 1, model, Meter(torch.device("cpu"))) > 0 for kind in ("arpo", "separate"))
 
 
 def test_decode_counts_shares_of_the_machine_and_of_the_step(tmp_path: Path) -> None:
@@ -117,6 +119,13 @@ def test_decode_counts_shares_of_the_machine_and_of_the_step(tmp_path: Path) -> 
         assert row["of products"] > 0
         assert row["of bandwidth"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tool", [decode, rollout, scaling, update])
+def test_a_gpu_that_is_not_there_is_refused(tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="finds no CUDA GPU"):
+        tool.main(["--device", "cuda", *(["--no-check"] if tool is update else [])])
 
 
 def test_plotting_without_matplotlib_is_refused_before_measuring(
