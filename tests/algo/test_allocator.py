@@ -4,9 +4,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tiny_run import config, quiet, save_model
 
+from arpo_algo import trainer
 from arpo_algo.allocator import keep_freed_memory
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
@@ -54,3 +57,12 @@ def test_a_pass_finds_the_pages_of_the_one_before() -> None:
 )
 def test_an_allocator_that_the_user_chose_is_left_alone(environ: dict[str, str]) -> None:
     assert not keep_freed_memory(environ)
+
+
+def test_a_trainer_on_a_cpu_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = save_model(tmp_path / "model"), []
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: told.append(True))
+    for wanted in (False, True):
+        settings = config(model, **{"device": "cpu", "learner.keep_memory": wanted})
+        trainer.Trainer(settings, tmp_path / str(wanted), console=quiet()).close()
+        assert told == [True] * wanted
