@@ -119,6 +119,13 @@ class InlineTrainer(GRPOTrainer):  # type: ignore[misc]
         self.generation_config.max_new_tokens = max_turn_tokens
         self.model.generate = functools.partial(self.model.generate, tokenizer=self._tokenizer)
 
+    def _generate(self, prompts: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return super()._generate(prompts)
+        finally:
+            self._metrics["train"]["seconds_sampling"].append(time.perf_counter() - begin)
+
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         rows, logprobs = super()._generate_single_turn(*args, **kwargs)
         return [self._sampled(row) for row in rows], logprobs
@@ -151,7 +158,7 @@ class Clock(TrainerCallback):
             return
         found = logs or {}
         self.row |= {"reward": found.get("reward"), "tokens": found.get("num_tokens"), "loss": found.get("loss")}
-        self.row |= {name: found.get(name) for name in ("is_success", "tool_calls")}
+        self.row |= {name: found.get(name) for name in ("seconds_sampling", "is_success", "tool_calls")}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.row) + "\n")
         print(json.dumps(self.row), flush=True)
