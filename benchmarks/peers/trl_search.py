@@ -217,7 +217,7 @@ def train(config: RunConfig, model_path: str, out: Path, micro_batch: int) -> No
             max_grad_norm=config.learner.max_grad_norm,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=config.learner.warmup_steps,
-            loss_type="grpo",
+            loss_type="dapo",  # the mean over tokens, as ours
             beta=0.0,
             bf16=resolve_precision(config.learner.precision, torch.device("cpu")) == "bfloat16",
             use_cpu=True,
