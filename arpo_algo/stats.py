@@ -78,12 +78,16 @@ def mean_interval(
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """Mean of b − a over the same tasks with its 95 % interval (:func:`mean_interval` in [−1, 1]): (mean, low, high).
 
+    One pair says nothing about the spread: its interval is all that is possible, −1 to 1.
+
     Raises:
-        ValueError: different lengths, fewer than two pairs, or values outside [0, 1].
+        ValueError: different lengths, no pair, or values outside [0, 1].
     """
-    if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"need two equally long lists of at least two values, got {len(a)} and {len(b)}")
+    if len(a) != len(b) or not a:
+        raise ValueError(f"need two equally long lists of values, got {len(a)} and {len(b)}")
     d = [y - x for x, y in zip(a, b, strict=True)]
+    if len(d) == 1:
+        return d[0], -1.0, 1.0
     return sum(d) / len(d), *mean_interval(d, low=-1.0, high=1.0)
 
 

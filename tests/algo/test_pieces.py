@@ -191,6 +191,10 @@ class TestStats:
         mean, low, high = paired_difference([0, 0, 1, 0], [1, 0, 1, 1])
         assert mean == 0.5
         assert low < 0.0 < 0.5 < high < 1.0, "four tasks show nothing"
+        assert paired_difference([0], [1]) == (1.0, -1.0, 1.0), "one task (eval.tasks=1), still less"
+        for a, b in (([], []), ([0], [1, 1])):
+            with pytest.raises(ValueError, match="equally long"):
+                paired_difference(a, b)
 
 
 class TestRegistry:
