@@ -83,7 +83,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
     Raises:
         ValueError: different lengths, no pair, or values outside [0, 1].
     """
-    if len(a) != len(b) or not a:
+    if len(a) != len(b) or len(a) == 0:
         raise ValueError(f"need two equally long lists of values, got {len(a)} and {len(b)}")
     d = [y - x for x, y in zip(a, b, strict=True)]
     if len(d) == 1:

@@ -11,6 +11,9 @@ import pytest
 # Helper modules of test folders (trees.py, toy.py …) are imported by plain name.
 sys.path[:0] = [str(p) for p in sorted(Path(__file__).parent.iterdir()) if p.is_dir() and p.name != "__pycache__"]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The allocator counts as set up by the user, so trainers leave it alone: else a process of hundreds of tests would keep
+# the gigabytes of its largest one (arpo_algo/allocator.py). The value is that of two cores anyway.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.arena_max=16")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
