@@ -57,6 +57,7 @@ def test_update_moves_adapters_only_and_the_engine_samples_from_them() -> None:
     model = byte_model()
     made = engine(model)  # built before the adapters are there, as the trainer does
     before = {n: p.clone() for n, p in model.named_parameters()}
+    torch.manual_seed(0)  # adapters begin at random; one draw in some thousands lies where rounding decides
     learner = Learner(model, LearnerConfig(lr=1e-2, precision="float32", lora=LORA))
     for seed in range(2):
         learner.update([random_tree(np.random.default_rng(seed))], make("grpo"))
