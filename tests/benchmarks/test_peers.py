@@ -12,6 +12,7 @@ import pytest
 from arpo_algo import assembly, options
 from arpo_algo.config import RunConfig
 from arpo_algo.rendering import Renderer
+from benchmarks.peers import table
 
 peer = pytest.importorskip("benchmarks.peers.trl_search", reason="pip install 'arpo[trl]'")
 
@@ -61,6 +62,27 @@ def test_the_environment_pays_once_and_a_dropped_result_truncates(config: RunCon
     assert answered._info["stop_reason"] == "answered"
     assert cut._info["stop_reason"] == "max_tokens"
     assert answered.act("more") == ""
+
+
+def test_the_table_and_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'arpo[bench]'")
+    files = {
+        "trl/steps.jsonl": [{"seconds": s, "seconds_sampling": 4.0} for s in (8.0, 12.0, 99.0)],
+        "mine/metrics.jsonl": [
+            {"phase": "sft", "loss": 1.0},
+            *({"phase": "train", "seconds_step": s, "seconds_rollout": 1.0} for s in (3.0, 5.0, 99.0)),
+        ],
+        "mine/config.json": [{"algorithm": "arpo"}],
+    }
+    for name, rows in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folders = [str(tmp_path / name) for name in ("trl", "mine")]
+    table.main(["--task", "short", *folders, "--steps", "2", "--plot", str(tmp_path / "p.png")])
+    out = capsys.readouterr().out
+    assert "| short | TRL GRPO | 4.0 | 6.0 | 10.0 | 2 | 1.0 |" in out
+    assert "| short | ARPO | 1.0 | 3.0 | 4.0 | 2 | 2.5 |" in out
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
