@@ -51,7 +51,8 @@ def play(demo: Expert, tool: SearchTool) -> str:
 
 def last_relation(task: Task) -> str:
     """What a question asks for, and how it computes."""
-    return task.meta["operator"] + "/".join(chain["steps"][-1][1] for chain in task.meta["chains"])
+    operator: str = task.meta["operator"]
+    return operator + "/".join(chain["steps"][-1][1] for chain in task.meta["chains"])
 
 
 def memory(family: DeepSearchFamily, count: int) -> Callable[[Task], str]:

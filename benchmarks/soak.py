@@ -49,7 +49,7 @@ def make_busy(env_id: str, **options: Any) -> gymnasium.Env[str, str]:
     return Busy(gymnasium.make(env_id, disable_env_checker=True, **options))
 
 
-gymnasium.register("ARPO-Soak-v0", entry_point=make_busy)
+gymnasium.register("ARPO-Soak-v0", entry_point=make_busy)  # type: ignore[arg-type]
 
 
 def sample() -> dict[str, float]:
@@ -135,7 +135,7 @@ def main() -> None:
             trainer.interrupts.request_stop()
         return metrics
 
-    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.train_step = watched  # type: ignore[method-assign,assignment]
     try:
         trainer.run()
     finally:

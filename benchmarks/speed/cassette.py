@@ -167,12 +167,12 @@ def check(path: Path, notes: Sequence[Path]) -> list[str]:
             number, answer = line.split()
             if seen.setdefault(int(number), answer) != answer:
                 faults.append(f"query {number} was answered with {seen[int(number)]} and with {answer}")
-    for number, answer in seen.items():
-        stored = tape.get(CachedBackend.tool, _CORPUS, arguments_key({"query": f"query {number}", "k": 3}))
+    for query, answer in seen.items():
+        stored = tape.get(CachedBackend.tool, _CORPUS, arguments_key({"query": f"query {query}", "k": 3}))
         if stored is None:
-            faults.append(f"query {number} is lost")
+            faults.append(f"query {query} is lost")
         elif stored[0][0] != answer:
-            faults.append(f"query {number} was answered with {answer}, and {stored[0][0]} is stored")
+            faults.append(f"query {query} was answered with {answer}, and {stored[0][0]} is stored")
     # A process may be killed between storing and noting: a few entries more than notes, never fewer.
     if len(tape) < len(seen):
         faults.append(f"{len(seen)} queries were noted, {len(tape)} entries are there")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,7 +47,7 @@ class Parts:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dtype = getattr(torch, options.precision)
     products, bandwidth = product_rate(dtype, clock), copy_rate(clock)
     print(f"product {products / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s (read and written)", flush=True)
-    model = shapes.model(options.layers).eval().to(clock.device)
+    model = shapes.model(options.layers, device=clock.device).eval()
     config = model.config
     layers = sum(m.weight.numel() for m in model.model.modules() if isinstance(m, torch.nn.Linear))
     head = model.lm_head.weight.numel()

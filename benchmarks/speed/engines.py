@@ -14,6 +14,7 @@ thread, which other work on the machine hardly stretches, unless ``--wall``; wit
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -112,7 +113,7 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock
 
     source = models.fetch_default()
     model, tokenizer = models.load(str(source))
-    model = model.to(clock.device)
+    model.to(clock.device)  # type: ignore[arg-type]
     weights = dict(model.named_parameters())
     rows: list[Row] = []
     for precision in precisions:  # one vLLM a process at a time
@@ -125,7 +126,7 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock
             prefill: dict[str, float] = {}
             for repeat in range(repeats + 1):
                 for kind, engine in engines.items():
-                    sync[kind].append(timed(lambda engine=engine: engine.load_weights(weights)))
+                    sync[kind].append(timed(functools.partial(engine.load_weights, weights)))
                     engine.prefilled = 0
                     forest = Forest(engine, work, len(tokenizer), repeat)
                     seconds = timed(forest.run)

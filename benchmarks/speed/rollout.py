@@ -164,12 +164,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for prompt in options.prompts:
         shape = shapes.Shape(prompt=prompt)
         trees = [shapes.tree(shape, np.random.default_rng([i, prompt])) for i in range(options.trees)]
-        own = engine_for(shapes.model(options.layers).eval().to(clock.device), trees, options.precision)
-        theirs = shapes.model(options.layers).eval().to(clock.device, getattr(torch, options.precision))
+        own = engine_for(shapes.model(options.layers, device=clock.device).eval(), trees, options.precision)
+        theirs = shapes.model(options.layers, device=clock.device).eval().to(getattr(torch, options.precision))
         theirs.set_attn_implementation("sdpa")
         for name, wait in (
             ("at once", latencies(trees, 0, 0, 0)),
-            ("{:g}–{:g} s".format(*options.latency), latencies(trees, *options.latency, 0)),
+            ("{:g}–{:g} s".format(*options.latency), latencies(trees, options.latency[0], options.latency[1], 0)),
         ):
             ours, lock = [], []
             for _ in range(options.repeats):

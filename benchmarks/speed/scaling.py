@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     meter = machine.meter(options)
-    model = shapes.model(options.layers).to(meter.device) if options.time_up_to else None
+    model = shapes.model(options.layers, device=meter.device) if options.time_up_to else None
     if model is not None:
         seconds("arpo", max(options.trajectories), 6, model, meter)  # warm: kernels, memory
     by_m: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}

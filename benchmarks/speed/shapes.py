@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -93,7 +94,9 @@ def tree(shape: Shape, rng: np.random.Generator) -> Tree:
     return made
 
 
-def model(layers: int, seed: int = 0, context: int = 8192, name: str = "smollm2-135m") -> PreTrainedModel:
+def model(
+    layers: int, seed: int = 0, context: int = 8192, name: str = "smollm2-135m", device: torch.device | None = None
+) -> PreTrainedModel:
     """A random llama of that shape, with as many layers as asked for."""
     like = MODELS[name]
     config = LlamaConfig(
@@ -112,7 +115,8 @@ def model(layers: int, seed: int = 0, context: int = 8192, name: str = "smollm2-
         eos_token_id=2,
     )
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config)
+    made: torch.nn.Module = LlamaForCausalLM(config)
+    return cast(PreTrainedModel, made.to(device))
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:

@@ -259,7 +259,7 @@ def work(job: Job) -> dict[str, Any]:
         keep_freed_memory()
     device = torch.device(job.device)
     cpu, wall = Meter(device), Meter(device, wall=True)
-    model, trees = shapes.model(job.layers, name=job.model).to(device), job.trees()
+    model, trees = shapes.model(job.layers, name=job.model, device=device), job.trees()
     model.train()
     if job.method == "trl":
         run = trl_setup(job, model)
