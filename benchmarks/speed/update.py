@@ -45,7 +45,9 @@ MICRO_BATCH = 4  # trajectories a padded micro-batch
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one random tree with a prompt of ``prompt`` tokens, or on the trees of a file.
+    """One method on one random tree with a prompt of ``prompt`` tokens, or on the (``first``) trees of a file.
+
+    A file's trees with ``prompt``: their prompts made that long, by the same tokens in front of each.
 
     ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own. ``attention`` and
     ``keep_memory`` are the learner's; memory is kept for all methods alike.
@@ -61,6 +63,7 @@ class Job:
     seed: int = 0
     model: str = "smollm2-135m"
     file: str = ""
+    first: int = 0
     pack_tokens: int = 0
     keep_memory: bool = True
     device: str = "cpu"
@@ -68,8 +71,21 @@ class Job:
 
     def trees(self) -> list[Tree]:
         if self.file:
-            return [t for t in read_trees(Path(self.file)) if t.leaves()]
+            found = [t for t in read_trees(Path(self.file)) if t.leaves()][: self.first or None]
+            return [longer(t, self.prompt, self.seed) for t in found] if self.prompt else found
         return [shapes.tree(shapes.Shape(prompt=self.prompt), np.random.default_rng([self.seed, self.prompt]))]
+
+
+def longer(tree: Tree, prompt: int, seed: int) -> Tree:
+    """The tree under a longer system prompt: ``prompt`` tokens in all."""
+    more = prompt - len(tree.nodes[0].tokens)
+    if more < 0:
+        raise SystemExit(f"--prompts {prompt}: a tree's prompt has {len(tree.nodes[0].tokens)} tokens already")
+    front = np.random.default_rng(seed).integers(10, shapes.VOCAB, more).tolist()
+    tree.nodes[0].tokens = front + tree.nodes[0].tokens
+    for node in tree.nodes[1:]:
+        node.start += more
+    return tree
 
 
 def algorithm() -> Algorithm:
@@ -340,11 +356,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, nargs="*", default=[256, 768, 1536], help="prompt lengths")
+    parser.add_argument("--prompts", type=int, nargs="*", help="prompt lengths; default: 256 768 1536, or a run's own")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, help="tree and flat are needed")
     parser.add_argument(
         "--trees", nargs="+", default=[], metavar="FILE", help="trees of runs (log.replay=true) instead"
     )
+    parser.add_argument("--first", type=int, default=0, help="only so many of a run's trees")
     parser.add_argument("--pack-tokens", type=int, default=4096, help="unique tokens of a pack of a run's trees")
     parser.add_argument("--model", choices=list(shapes.MODELS), default="smollm2-135m", help="whose dimensions")
     parser.add_argument("--layers", type=int, help="layers of the model; default: all")
@@ -387,7 +404,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device=options.device,
         attention=options.attention,
     )
-    subjects = [replace(plain, file=f) for f in options.trees] or [replace(plain, prompt=p) for p in options.prompts]
+    prompts = options.prompts or ([0] if options.trees else [256, 768, 1536])
+    files = options.trees or [""]
+    subjects = [replace(plain, file=f, prompt=p, first=options.first) for f in files for p in prompts]
     rows = [row for file in options.earlier for row in json.loads(file.read_text())["rows"]]
     for base in subjects:
         trees = base.trees()

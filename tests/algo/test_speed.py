@@ -13,6 +13,7 @@ import torch
 from test_engine import byte_model
 
 from arpo_algo.packing import chains
+from arpo_algo.runfolder import write_trees
 from arpo_algo.tree import Tree
 from benchmarks.speed import decode, rollout, scaling, shapes, update
 from benchmarks.speed.machine import Meter
@@ -70,6 +71,18 @@ def test_update_methods_give_one_gradient() -> None:
     for other in found[1:]:
         assert float((other - found[0]).norm() / found[0].norm()) < 1e-5
     assert all(Padded.of(tree).size >= tree.n_tokens_flat for tree in trees)
+
+
+def test_a_run_s_trees_under_a_longer_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "train-000000.jsonl.gz"
+    write_trees(file, [small_tree(3), small_tree(4)])
+    job = Job("", 0, 2, "float32", 1, 1, file=str(file))
+    short, long = job.trees(), replace(job, prompt=100, first=1).trees()
+    assert [len(t.nodes[0].tokens) for t in (*short, *long)] == [64, 64, 100]
+    assert [n.start for n in long[0].nodes[1:]] == [n.start + 36 for n in short[0].nodes[1:]]
+    assert long[0].tokens(long[0].leaves()[0].id)[36:] == short[0].tokens(short[0].leaves()[0].id)
+    with pytest.raises(SystemExit, match="has 64 tokens already"):
+        replace(job, prompt=10).trees()
 
 
 def test_pairs_are_those_that_attention_computes() -> None:
