@@ -9,12 +9,12 @@ Each task: its name, the peer's folder (``steps.jsonl``), run folders of ``arpo 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from arpo_algo.report.data import read_run
 from arpo_algo.runfolder import read_rows
 from benchmarks.speed import plots, shapes
 
@@ -29,11 +29,10 @@ def peer(folder: Path, steps: int) -> Row:
 
 def ours(folder: Path, steps: int) -> Row:
     """Means over the first steps."""
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["algorithm"]
-    rows = [r for r in read_rows(folder / "metrics.jsonl") if r["phase"] == "train"][:steps]
-    return _row(
-        name.upper(), fmean(r["seconds_step"] for r in rows), fmean(r["seconds_rollout"] for r in rows), len(rows)
-    )
+    run = read_run(folder)
+    rows = [row.values for row in run.phase("train")[:steps]]
+    name = str(run.config and run.config.algorithm).upper()
+    return _row(name, fmean(r["seconds_step"] for r in rows), fmean(r["seconds_rollout"] for r in rows), len(rows))
 
 
 def _row(name: str, step: float, sampling: float, steps: int) -> Row:

@@ -67,9 +67,6 @@ class Episode:
         Returns:
             What the tool says.
         """
-        return self._step(turn)
-
-    def _step(self, turn: str) -> str:
         if self._reward is not None:
             return ""
         observation, reward, terminated, truncated, self._info = self._env.step(turn)
@@ -80,7 +77,7 @@ class Episode:
     def _finish(self, last: dict[str, Any]) -> float:
         """The reward, after the last turn; a turn that was a call was taken before TRL dropped its result."""
         if self._reward is None and not last.get("tool_calls"):
-            self._step(last["content"])
+            self.act(last["content"])
         if self._reward is None:
             _, self._reward, _, _, self._info = self._env.unwrapped.truncate("max_tokens")
         return self._reward
@@ -165,16 +162,18 @@ class Clock(TrainerCallback):
         self.row = {}
 
 
-def dataset(config: RunConfig, family: str) -> Dataset:
-    """The prompts of a run's steps, in its order."""
+def questions(config: RunConfig) -> tuple[Dataset, tuple[str, ...]]:
+    """The prompts of a run's steps, in its order, and where turns end."""
     env = assembly.make_env(config)
+    agent = env.unwrapped
+    assert isinstance(agent, AgentEnv)
     rows = []
     for index in range(config.steps * config.rollout.prompts):
-        task_id = f"{family}/train/{config.env.task_seed}/{index}"
+        task_id = f"{agent.family.name}/train/{config.env.task_seed}/{index}"
         _, info = env.reset(options={"task_id": task_id})
         rows.append({"prompt": info["messages"], "task_id": task_id})
     env.close()
-    return Dataset.from_list(rows)
+    return Dataset.from_list(rows), agent.stop_strings
 
 
 def train(config: RunConfig, model_path: str, out: Path, micro_batch: int) -> None:
@@ -185,8 +184,7 @@ def train(config: RunConfig, model_path: str, out: Path, micro_batch: int) -> No
         torch.set_num_threads(config.threads)
     M = make(config.algorithm.name, **config.algorithm.options).M
     model, tokenizer = models.load(model_path)
-    facts = assembly.look_at_env(config)
-    data = dataset(config, facts.family)
+    data, stop_strings = questions(config)
     ours = Renderer(tokenizer).prompt(data[0]["prompt"])
     tokenizer.chat_template = TEMPLATE
     tokenizer.response_schema = {}  # wanted; parse_turn needs none
@@ -228,10 +226,7 @@ def train(config: RunConfig, model_path: str, out: Path, micro_batch: int) -> No
             seed=config.seed,
         ),
     )
-    env = assembly.make_env(config).unwrapped
-    assert isinstance(env, AgentEnv)
-    trainer.speak(env.stop_strings, config.rollout.max_turn_tokens)
-    env.close()
+    trainer.speak(stop_strings, config.rollout.max_turn_tokens)
     trainer.train()
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")

@@ -18,7 +18,7 @@ import functools
 import json
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.engines.vllm import VLLMEngine, VLLMOptions
 from benchmarks.speed import machine, shapes
-from benchmarks.speed.machine import Meter
+from benchmarks.speed.machine import Meter, timed
 
 Row = dict[str, Any]
 KINDS = ("torch", "vllm")
@@ -106,11 +106,6 @@ def build(kind: str, precision: Any, model: Any, tokenizer: Any, source: Path, s
 
 
 def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock: Meter) -> list[Row]:
-    def timed(call: Callable[[], Any]) -> float:
-        start = clock()
-        call()
-        return clock() - start
-
     source = models.fetch_default()
     model, tokenizer = models.load(str(source))
     model.to(clock.device)  # type: ignore[arg-type]
@@ -126,10 +121,10 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock
             prefill: dict[str, float] = {}
             for repeat in range(repeats + 1):
                 for kind, engine in engines.items():
-                    sync[kind].append(timed(functools.partial(engine.load_weights, weights)))
+                    sync[kind].append(timed(functools.partial(engine.load_weights, weights), clock))
                     engine.prefilled = 0
                     forest = Forest(engine, work, len(tokenizer), repeat)
-                    seconds = timed(forest.run)
+                    seconds = timed(forest.run, clock)
                     if repeat:  # the first warms up
                         speed[kind].append(forest.sampled / seconds)
                     prefill[kind] = engine.prefilled / forest.needed

@@ -41,10 +41,6 @@ class Meter:
             return torch.cuda.max_memory_allocated(self.device) >> 20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
-    @property
-    def name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-
 
 def add_options(parser: argparse.ArgumentParser, *, threads: int | None = None) -> None:
     """What a measurement runs on and how it is timed; see :func:`meter`."""
@@ -62,15 +58,17 @@ def meter(options: argparse.Namespace) -> Meter:
     return Meter(device, options.wall)
 
 
+def timed(run: Callable[[], object], clock: Clock) -> float:
+    """Seconds of one run."""
+    start = clock()
+    run()
+    return clock() - start
+
+
 def fastest(run: Callable[[], object], clock: Clock, repeats: int = 5) -> float:
     """Seconds of the quickest of several runs, after one to warm up."""
     run()
-    seconds = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        seconds.append(clock() - start)
-    return min(seconds)
+    return min(timed(run, clock) for _ in range(repeats))
 
 
 def product_rate(dtype: torch.dtype, meter: Meter) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.tree import Node, Tree
 from benchmarks.speed import machine, plots, shapes
-
-Clock = Callable[[], float]
+from benchmarks.speed.machine import Clock
 
 
 class NoText:

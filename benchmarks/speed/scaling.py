@@ -21,7 +21,7 @@ import numpy as np
 
 from arpo_algo.tree import Outcome, Tree
 from benchmarks.speed import machine, plots, shapes
-from benchmarks.speed.machine import Meter
+from benchmarks.speed.machine import Meter, timed
 from benchmarks.speed.update import Job, flat_pass, tree_pass
 
 SAMPLES = 5  # trees averaged a point
@@ -88,9 +88,7 @@ def seconds(kind: str, M: int, calls: int, model: object, meter: Meter) -> float
     tree = KINDS[kind](M, calls, np.random.default_rng([0, M, calls]))
     run = flat_pass if kind == "separate" else tree_pass
     job = Job(kind, PROMPT, 0, "bfloat16", 1, 1, device=str(meter.device))
-    start = meter()
-    run(job, [tree], model)
-    return meter() - start
+    return timed(lambda: run(job, [tree], model), meter)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

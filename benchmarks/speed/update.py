@@ -301,7 +301,7 @@ def work(job: Job) -> dict[str, Any]:
     if job.gradient:
         torch.save(torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]), job.gradient)
     best = [min(s) for s in zip(*seconds, strict=True)]
-    return {"wall": best[0], "cpu": best[1], "peak_MiB": wall.peak(), "before_MiB": before, "device": wall.name}
+    return {"wall": best[0], "cpu": best[1], "peak_MiB": wall.peak(), "before_MiB": before}
 
 
 def flops(trees: Sequence[Tree], name: str, layers: int, *, flat: bool = False) -> float:
@@ -337,8 +337,8 @@ def check_gradients(methods: Sequence[str], pythons: dict[str, str], options: ar
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
             file = f"{folder}/{method}.pt"
-            job = Job(method, 256, 2, "float32", options.threads, 1, file)
-            spawn(replace(job, device=options.device, attention=options.attention), pythons[method])
+            where = {"device": options.device, "attention": options.attention}
+            spawn(Job(method, 256, 2, "float32", options.threads, 1, file, **where), pythons[method])
             found[method] = torch.load(file)
     reference = found["tree"]
     return {m: float((g - reference).norm() / reference.norm()) for m, g in found.items() if m != "tree"}

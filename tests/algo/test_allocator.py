@@ -15,7 +15,7 @@ from arpo_algo.allocator import keep_freed_memory
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 PASSES = """
-import resource, sys
+import resource
 import numpy as np
 from arpo_algo.allocator import keep_freed_memory
 

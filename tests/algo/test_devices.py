@@ -17,6 +17,7 @@ import torch
 import transformers.masking_utils
 from test_engine import PROMPT, byte_model, engine, request
 from test_gradient import KINDS, SYSTEM, credited
+from test_speed import small_tree
 from trees import random_tree, tiny_model
 
 import arpo_algo.engines.torch as torch_engine
@@ -24,7 +25,7 @@ from arpo_algo.algorithms import make
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.learner import score
 from arpo_algo.packing import pack
-from benchmarks.speed import shapes, update
+from benchmarks.speed import update
 from benchmarks.speed.update import Job, flat_pass, tree_pass
 
 META = torch.device("meta")
@@ -83,12 +84,8 @@ def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", [tree_pass, flat_pass])  # stock transformers look at masks
 def test_the_measured_updates(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``benchmarks.speed.update --device`` times runs where the model is."""
-    shape = shapes.Shape(prompt=16, N=2, M=4, calls=(1, 2), turn=(2, 4), result=(2, 4))
-    trees = [shapes.tree(shape, np.random.default_rng(0))]
-    for node in trees[0].nodes:
-        node.tokens = [t % 250 for t in node.tokens]
     model = byte_model().to(META)
     # The real one also returns metrics, which are numbers.
     monkeypatch.setattr(update, "loss_of", lambda packed, out, how: SimpleNamespace(loss=out.logp.sum()))
-    method(Job("", 16, 2, "float32", 1, 1, device="meta"), trees, model)
+    method(Job("", 16, 2, "float32", 1, 1, device="meta"), [small_tree()], model)
     assert all(p.grad is not None and p.grad.device == META for p in model.parameters())

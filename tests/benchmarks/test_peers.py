@@ -69,8 +69,8 @@ def test_the_table_and_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture
     files = {
         "trl/steps.jsonl": [{"seconds": s, "seconds_sampling": 4.0} for s in (8.0, 12.0, 99.0)],
         "mine/metrics.jsonl": [
-            {"phase": "sft", "loss": 1.0},
-            *({"phase": "train", "seconds_step": s, "seconds_rollout": 1.0} for s in (3.0, 5.0, 99.0)),
+            {"phase": "sft", "step": 0, "loss": 1.0},
+            *({"phase": "train", "step": 0, "seconds_step": s, "seconds_rollout": 1.0} for s in (3.0, 5.0, 99.0)),
         ],
         "mine/config.json": [{"algorithm": "arpo"}],
     }
