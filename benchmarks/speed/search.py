@@ -3,7 +3,7 @@
     python -m benchmarks.speed.search                        # 1,000 to 100,000 pages, cassette
     python -m benchmarks.speed.search --pages 1000000        # a few minutes and GiB
 
-Baselines, in the same run on the same inputs: ``rank-bm25`` (``pip install rank-bm25``; left out, and said so,
+Baselines, in the same run on the same inputs: ``rank-bm25`` (``pip install 'arpo[bench]'``; left out, and said so,
 when it is missing) and the published code's cache, a JSON file rewritten on every miss. The cassette under many
 processes, threads and ``kill -9`` is :mod:`benchmarks.speed.cassette`.
 
@@ -105,9 +105,9 @@ def measure_index(pages: int, queries: int, baseline_up_to: int) -> list[Row]:
 def measure_rank_bm25(documents: list[list[str]], pages: int, texts: list[str]) -> Row:
     """The usual pure-Python BM25 on the same pages and queries (at most 50 of them: it is slow)."""
     try:
-        from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
+        from rank_bm25 import BM25Okapi
     except ImportError:
-        return {"what": "rank-bm25", "pages": pages, "note": "not installed: pip install rank-bm25"}
+        return {"what": "rank-bm25", "pages": pages, "note": "not installed: pip install 'arpo[bench]'"}
     model, build_s = timed(lambda: BM25Okapi(documents))
     picked = texts[:25] + texts[-25:]
     searches = percentiles(lambda text: np.argsort(-model.get_scores(terms(text)))[:10], picked)
