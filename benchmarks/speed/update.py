@@ -49,8 +49,8 @@ class Job:
 
     A file's trees with ``prompt``: their prompts made that long, by the same tokens in front of each.
 
-    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own. ``attention`` and
-    ``keep_memory`` are the learner's; memory is kept for all methods alike.
+    ``pack_tokens``: of a pack of many trees; a tree larger than that is a pack of its own. ``attention``,
+    ``checkpointing`` and ``keep_memory`` are the learner's; the last two hold for all methods alike.
     """
 
     method: str
@@ -68,6 +68,7 @@ class Job:
     keep_memory: bool = True
     device: str = "cpu"
     attention: TreeAttention = "auto"
+    checkpointing: bool = False
 
     def trees(self) -> list[Tree]:
         if self.file:
@@ -233,7 +234,7 @@ def trl_setup(job: Job, model: Any) -> Callable[[Sequence[Tree]], None]:
             loss_type="dapo",
             beta=0.0,
             report_to=[],
-            gradient_checkpointing=False,
+            gradient_checkpointing=job.checkpointing,
             max_completion_length=4096,
         )
         trainer = GRPOTrainer(
@@ -277,6 +278,8 @@ def work(job: Job) -> dict[str, Any]:
     cpu, wall = Meter(device), Meter(device, wall=True)
     model, trees = shapes.model(job.layers, name=job.model, device=device), job.trees()
     model.train()
+    if job.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if job.method == "trl":
         run = trl_setup(job, model)
     else:
@@ -367,6 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, help="layers of the model; default: all")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--attention", choices=TREE_ATTENTIONS, default="auto", help="of tree and flat")
+    parser.add_argument("--checkpointing", action="store_true", help="layers computed again in the backward pass")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--glibc", action="store_true", help="the allocator as it is: freed memory is given back")
     machine.add_options(parser)
@@ -403,6 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_memory=not options.glibc,
         device=options.device,
         attention=options.attention,
+        checkpointing=options.checkpointing,
     )
     prompts = options.prompts or ([0] if options.trees else [256, 768, 1536])
     files = options.trees or [""]

@@ -468,9 +468,9 @@ def test_traps_left_for_the_time_between_two_cells(box: Box, code: str) -> None:
     bystander.run("x = 1")
     session = box.session()
     session.run(code, seconds=0.5)
-    results = [session.run("1 + 1", seconds=2.0) for _ in range(4)]  # lost at the first or second, then fresh
-    # The cell's own timer may go off in the cell's own next turn, after its answer: that harms nobody else.
-    assert results[-1].output.startswith("2\n"), results
+    results = [session.run(f"40 + {i}", seconds=2.0) for i in range(4)]  # lost at the first or second, then fresh
+    # The cell's own timer or second self may still speak in the cell's own next turns: that harms nobody else.
+    assert "43" in results[-1].output.splitlines(), results
     assert bystander.run("x").output == "1\n"
     box.honest()
 
