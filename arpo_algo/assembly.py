@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner
 from arpo_algo.precision import resolve_precision
 from arpo_algo.sampler import RolloutConfig, TextEnv
-from arpo_algo.workers.base import Kind
+from arpo_algo.tree import Tree
+from arpo_algo.workers.base import Job, Kind
 from arpo_env.env import AgentEnv
+from arpo_env.tasks.base import TaskFamily
 
 
 def make_env(config: RunConfig) -> TextEnv:
@@ -43,8 +45,9 @@ def make_env(config: RunConfig) -> TextEnv:
 class EnvFacts:
     """What the trainer wants to know of the environment before it begins."""
 
-    family: str
+    family: TaskFamily
     tools: tuple[str, ...]
+    deterministic: bool
 
 
 def look_at_env(config: RunConfig) -> EnvFacts:
@@ -58,18 +61,22 @@ def look_at_env(config: RunConfig) -> EnvFacts:
         inner = env.unwrapped
         if not isinstance(inner, AgentEnv):
             raise ConfigError(f"env.id={config.env.id!r} is not an AgentEnv but {type(inner).__name__}")
-        return EnvFacts(inner.family.name, tuple(inner._toolbox(inner.split)))
+        return EnvFacts(inner.family, inner.tool_names, inner.deterministic)
     finally:
         env.close()
 
 
-def rollout_configs(config: RunConfig, algorithm: Any) -> dict[Kind, RolloutConfig]:
-    """How training and evaluation rollouts are sampled.
+def rollout_configs(config: RunConfig, algorithm: Any, *, deterministic: bool) -> dict[Kind, RolloutConfig]:
+    """How training and evaluation rollouts are sampled. ``deterministic``: of the environment (:class:`EnvFacts`).
 
     Raises:
         ConfigError: contradictory budgets.
     """
     rollout = config.rollout
+    if rollout.tool_lag == "auto":  # over the live web nothing repeats anyway, and calls take seconds
+        tool_lag = 1 if deterministic else None
+    else:
+        tool_lag = rollout.tool_lag
     train = RolloutConfig(
         M=algorithm.M,
         N=algorithm.N,
@@ -77,11 +84,47 @@ def rollout_configs(config: RunConfig, algorithm: Any) -> dict[Kind, RolloutConf
         sampling=Sampling(rollout.temperature),
         max_turn_tokens=rollout.max_turn_tokens,
         max_tokens=rollout.max_tokens,
-        tool_lag=rollout.tool_lag,
+        tool_lag=tool_lag,
         tool_timeout=rollout.tool_timeout,
     )
     of_eval = Sampling(config.eval.temperature, config.eval.top_p, config.eval.top_k)
     return {"train": train, "eval": dataclasses.replace(train, M=1, N=1, branching=Never(), sampling=of_eval)}
+
+
+def training_job(
+    config: RunConfig, family: TaskFamily, step: int, drawn: int, attempt: int = 0, count: int | None = None
+) -> Job:
+    """What a training step samples after ``drawn`` tasks; ``attempt``: its rounds after the first (:func:`fill_up`)."""
+    tasks = family.task_ids("train", config.env.task_seed, drawn, drawn + (count or config.rollout.prompts))
+    return Job(tuple(tasks), (config.seed, 1, step) if attempt == 0 else (config.seed, 4, step, attempt))
+
+
+def fill_up(
+    first: list[Tree], wanted: int, algorithm: Any, more: Callable[[int, int, int], list[Tree]]
+) -> tuple[list[Tree], list[Tree], int]:
+    """A step's trees, those that the algorithm does not keep, and how many tasks both took.
+
+    Args:
+        first: the ``wanted`` trees of the first round.
+        algorithm: with ``keep`` it says which trees it can learn from, and with ``rounds`` how often others are drawn.
+        more: (round, number of trees, tasks drawn in the step before) -> trees.
+    """
+    keep: Callable[[Tree], bool] | None = getattr(algorithm, "keep", None)
+    trees: list[Tree] = []
+    dropped: list[Tree] = []
+    found, drawn = first, wanted
+    for attempt in range(1 + (algorithm.rounds if keep else 0)):
+        if attempt:
+            missing = wanted - len(trees)
+            found = more(attempt, missing, drawn)
+            drawn += missing
+        for tree in found:
+            (trees if keep is None or not tree.leaves() or keep(tree) else dropped).append(tree)
+        if len(trees) == wanted:
+            break
+    if not any(t.leaves() for t in trees) and dropped:
+        trees, dropped = dropped, []  # nothing to learn from, but a step all the same
+    return trees, dropped, drawn
 
 
 def load_policy(source: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -25,9 +25,8 @@ class Probe:
     """What is known at a node right after a tool result, once the next turn's first k tokens are out.
 
     ``entropy`` and ``baseline`` are normalised means (see :mod:`arpo_algo.entropy`); ``baseline`` is that of the
-    trajectory's own first k tokens, inherited by branches. ``root_entropy`` is the mean over the tree's
-    root rollouts seen so far. ``forks_on_path`` counts consecutive forks above. ``rng`` is the node's own
-    generator: decisions depend on the path, not on which probe arrived first.
+    trajectory's own first k tokens, inherited by branches. ``forks_on_path`` counts consecutive forks above. ``rng``
+    is the node's own generator: decisions depend on the path, not on which probe arrived first.
     """
 
     entropy: float
@@ -228,6 +227,8 @@ class RandomResults:
             pools, each = [firsts], missing
         else:
             pools, each = _by_root(tree, firsts), self.per_root
+        # In an order of its own, so that a budget that runs out does not always favour the first roots.
+        pools = [pools[i] for i in rng.permutation(len(pools))]
         drawn = [pool[int(rng.integers(len(pool)))] for _ in range(each) for pool in pools if pool]
         return [ForkPoint(node.id) for node in drawn[:missing]]
 
@@ -258,6 +259,7 @@ class Surprise:
         for nodes in _by_root(tree, scored):
             tokens = [(lp, n.id, i) for n in nodes for i, lp in enumerate(n.logprobs) if i or self._alone(tree, n)]
             ranked.append([ForkPoint(node, i) for _, node, i in sorted(tokens)[: self.points]])
+        ranked = [ranked[i] for i in rng.permutation(len(ranked))]
         # Best token of each tree first, so that a budget that runs out is shared fairly.
         turns = [p[i] for i in range(self.points) for p in ranked if i < len(p)]
         return [point for point in turns for _ in range(self.ways)][:missing]

@@ -27,7 +27,7 @@ class BudgetSection:
     """
 
     minutes: float | None = opt(
-        None, "of the whole run: begin no training step that leaves no time for the last evaluation; none: no limit"
+        None, "of this process: begin no training step that leaves no time for the last evaluation; none: no limit"
     )
     trajectories: int | None = opt(None, "trajectories sampled in training; none: no limit")
     tokens: int | None = opt(None, "tokens that training rollouts may compute, shared ones once; none: no limit")

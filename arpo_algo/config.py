@@ -48,11 +48,13 @@ class RolloutSection:
     max_turn_tokens: int = opt(256, "new tokens a turn at most")
     max_tokens: int = opt(2048, "tokens of a trajectory at most, prompt included")
     slots: int = opt(64, "sequences generated at once (bounds memory)")
-    tool_lag: int | None = opt(
-        1, "engine steps between a call and its result, which makes runs repeatable; none: as results come"
+    tool_lag: int | Literal["auto"] | None = opt(
+        "auto",
+        "engine steps between a call and its result: makes runs repeatable, and slow tools are waited for; "
+        "none: as results come; auto: 1, and none with tools over the live web",
     )
     workers: int = opt(8, "threads that environments step in")
-    tool_timeout: float = opt(600.0, "seconds after which a tool call is given up and its trajectory is void")
+    tool_timeout: float = opt(600.0, "seconds a tool call may run before it is given up and its trajectory is void")
     overlap: Literal["off", "one-step"] = opt(
         "off", "one-step: sample the next step's trees, with the weights of now, while the update runs"
     )

@@ -70,7 +70,7 @@ class Algorithm(Protocol):
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """Optimiser and batching; defaults are the paper's where it names them.
+    """Optimiser and batching; optimiser defaults are the paper's (all its settings: ``configs/paper.toml``).
 
     Raises:
         ConfigError: a value out of range.
@@ -245,10 +245,9 @@ class Learner:
         self.annotate(trees, algorithm)
         credits = algorithm.advantages(trees)
         returns = algorithm.returns(trees) if hasattr(algorithm, "returns") else [None] * len(trees)
-        size = self.config.mini_batch or len(trees)
         batches = [
-            self._batch(trees[i : i + size], credits[i : i + size], algorithm, returns[i : i + size])
-            for i in range(0, len(trees), size)
+            self._batch(trees[i:j], credits[i:j], algorithm, returns[i:j])
+            for i, j in _even_cuts(len(trees), self.config.mini_batch or len(trees))
         ]
         self.model.train()
         several = len(batches) * self.config.epochs > 1
@@ -257,12 +256,13 @@ class Learner:
         if old_policy == "rollout":
             old = [[p.rollout_logp for p in packs] for packs in batches]
         sums: dict[str, float] = {}
-        norm, skipped, largest = 0.0, 0, 0.0
+        norm, skipped, computed, largest = 0.0, 0, 0, 0.0
         rounds = list(enumerate(batches)) * self.config.epochs
         total = sum(len(packs) for _, packs in rounds)
         done = 0
         for index, packs in rounds:
             mass = self.world.add_numbers({"mass": sum(float(p.weight.sum()) for p in packs)})["mass"]
+            computed += mass > 0  # else no tree of this mini-batch has an advantage
             for j, packed in enumerate(packs):
                 off = self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)
                 largest = max(largest, off)
@@ -276,11 +276,14 @@ class Learner:
                     raise
                 self.on_nonfinite(error)
                 skipped += 1
-        metrics = {key: value / len(rounds) for key, value in self.world.add_numbers(sums).items()}
+        metrics = {
+            key: value / (len(rounds) if key == "loss" else max(computed, 1))
+            for key, value in self.world.add_numbers(sums).items()
+        }
         # The one token that engine and learner disagree on most: exp|ln π_learner − ln π_engine|; 1 is agreement.
         metrics["rollout_ratio_max"] = math.exp(min(max(self.world.gather(largest)), 700.0))
         if skipped < len(rounds):
-            metrics["grad_norm"] = norm / (len(rounds) - skipped)
+            metrics["grad_norm"] = norm / max(computed - skipped, 1)
         return {**metrics, "skipped_steps": float(skipped)}
 
     def annotate(self, trees: Sequence[Tree], algorithm: Algorithm) -> None:
@@ -460,6 +463,12 @@ def _optimizer(
         parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
     )
     return made
+
+
+def _even_cuts(total: int, size: int) -> list[tuple[int, int]]:
+    """``total`` things in as few runs of at most ``size`` as need be, none much smaller: each is one optimiser step."""
+    runs = -(-total // size)
+    return [(total * i // runs, total * (i + 1) // runs) for i in range(runs)]
 
 
 def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Tensor | None = None) -> LossOutput:

@@ -24,7 +24,7 @@ def tree_metrics(trees: Sequence[Tree]) -> dict[str, float]:
         "truncated": sum(o.truncated for o in outcomes) / n,
         "tool_calls": sum(o.tool_calls for o in outcomes) / n,
         "turns": sum(o.turns for o in outcomes) / n,
-        "tool_calls_made": float(len(results)),
+        "tool_calls_made": float(sum(t.tool_calls for t in trees)),
         "tool_errors": sum(not r.ok for r in results) / max(len(results), 1),
         "forks": float(forks),
         "fork_rate": forks / n,

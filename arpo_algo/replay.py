@@ -28,7 +28,7 @@ from arpo_algo.rendering import Renderer
 from arpo_algo.runfolder import read_rows, read_trees
 from arpo_algo.trainer import for_stale_trees
 from arpo_algo.tree import Tree
-from arpo_algo.workers.base import Job, LocalRollouts
+from arpo_algo.workers.base import LocalRollouts
 
 
 @dataclass
@@ -104,7 +104,7 @@ def replay_rollout(run: Path, step: int) -> Replay:
             "does not hold; replay the update instead (--update)"
         )
     algorithm = make(config.algorithm.name, **config.algorithm.options)
-    family = assembly.look_at_env(config).family
+    facts = assembly.look_at_env(config)
     source = _source(config, point)
     model, tokenizer = assembly.load_policy(source, _device(config))
     engine = assembly.build_engine(config, model, tokenizer, source)
@@ -112,15 +112,21 @@ def replay_rollout(run: Path, step: int) -> Replay:
         engine,
         Renderer(tokenizer),
         lambda: assembly.make_env(config),
-        assembly.rollout_configs(config, algorithm),
+        assembly.rollout_configs(config, algorithm, deterministic=facts.deterministic),
         workers=config.rollout.workers,
         retries=0 if recorded else config.guards.retries,
     )
     drawn = 0 if point is None else assembly.read_state(point)["drawn"]
-    tasks = tuple(f"{family}/train/{config.env.task_seed}/{i}" for i in range(drawn, drawn + config.rollout.prompts))
     out = Replay()
+
+    def sample(attempt: int, count: int, before: int) -> list[Tree]:
+        return rollouts.sample(
+            assembly.training_job(config, facts.family, step, drawn + before, attempt=attempt, count=count)
+        )
+
+    wanted = config.rollout.prompts
     try:
-        out.trees = rollouts.sample(Job(tasks, (config.seed, 1, step)))
+        out.trees, _, _ = assembly.fill_up(sample(0, wanted, 0), wanted, algorithm, sample)
     finally:
         rollouts.close()
     kept = run / "replay" / f"train-{step:06d}.jsonl.gz"

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from arpo_algo.errors import ConfigError
 from arpo_algo.tree import Tree
+from arpo_env import lines
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -97,19 +98,14 @@ class RunFolder:
         return record
 
     def append(self, name: str, *rows: Mapping[str, Any]) -> None:
-        """Add rows to ``name`` (metrics.jsonl, eval.jsonl); a torn last line of a killed run is cut off first."""
+        """Add rows to ``name`` (metrics.jsonl, eval.jsonl), all or none of them.
+
+        Raises:
+            OSError: the disk is full or fails; the file is as it was.
+        """
         if self.follower:
             return
-        lines = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
-        file = self.path / name
-        with file.open("ab+") as out:
-            out.seek(0, os.SEEK_END)
-            if out.tell():
-                out.seek(-1, os.SEEK_END)
-                if out.read(1) != b"\n":
-                    content = file.read_bytes()
-                    out.truncate(content.rfind(b"\n") + 1)
-            out.write(lines)
+        lines.append(self.path / name, b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return read_rows(self.path / name)

@@ -6,18 +6,19 @@ keys reused. They join the running batch at once. When all paths of a tree have 
 at the root, all together; or where an :class:`~arpo_algo.branching.Expanding` rule says, for which a copy of the
 environment as it was before each turn is kept until the tree is complete.
 
-No barrier: each trajectory goes on when its own tool has answered. Determinism without a barrier: a result is
-admitted ``tool_lag`` engine steps after its call, waiting if it must, so that the batches an engine sees depend
-on counts and not on the clock. ``tool_lag=None`` admits results as they come (for slow, uneven tools).
+No barrier between turns: each trajectory goes on when its own tool has answered. ``tool_lag`` says when that is:
+
+* a number: that many engine steps after the call. The batches an engine sees then depend on counts and not on the
+  clock, so one seed gives one run; but a tool that is slower than those steps holds up everybody.
+* None: as results come. Nobody waits for another's tool; for slow or uneven ones.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
@@ -30,7 +31,7 @@ from arpo_algo.episodes import TextEnv as TextEnv
 from arpo_algo.episodes import agent
 from arpo_algo.errors import ConfigError
 from arpo_algo.rendering import Renderer
-from arpo_algo.threads import DaemonPool
+from arpo_algo.threads import DaemonPool, Submitted
 from arpo_algo.tree import ForkDecision, Node, Outcome, Tree
 from arpo_env.errors import ArpoEnvError, InfraError
 
@@ -45,7 +46,7 @@ class RolloutConfig:
         sampling: temperature and the like.
         max_turn_tokens: new tokens a turn at most. max_tokens: tokens of a trajectory at most, prompt included.
         tool_lag: engine steps between a call and the admission of its result; None: as they come.
-        tool_timeout: seconds after which a call that has not come back is given up and its trajectory is void.
+        tool_timeout: seconds that a call may run before it is given up and its trajectory is void.
 
     Raises:
         ConfigError: contradictory values.
@@ -118,6 +119,7 @@ class _Branch:
     decided: bool = False  # this turn's probe was looked at
     said: list[int] = field(default_factory=list)  # tokens of the current turn that were inherited at a fork in it
     request: int | None = None  # the last finished request, held by the engine
+    calls: int = 0  # tool calls that its environment had made before the current turn
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,8 @@ class _Call:
     """A turn handed to its environment; its result is due at an engine step."""
 
     branch: _Branch
-    future: Future[tuple[str, SupportsFloat, bool, bool, dict[str, Any]]]
+    future: Submitted[tuple[str, SupportsFloat, bool, bool, dict[str, Any]]]
     due: int | None
-    until: float  # monotonic time at which it is given up
 
 
 class TreeSampler:
@@ -241,7 +242,9 @@ class _Run:
         for call in self.calls:
             if not call.future.done():
                 self.sampler._pool.abandon(call.future)
-        for branch in [*self.running.values(), *(c.branch for c in self.calls)]:
+        for call in self.calls:
+            _close_after(call)
+        for branch in self.running.values():
             branch.env.close()
         for request_id in self.running:
             self.engine.release(request_id)
@@ -394,6 +397,7 @@ class _Run:
             baseline=branch.baseline,  # inherited: it belongs to the trajectory's own start
             turn=branch.turn,
             forks_on_path=branch.forks_on_path + 1,
+            calls=branch.calls,
         )
         group.live[branch.root] += 1
         self.submit(twin)
@@ -419,10 +423,13 @@ class _Run:
         branch.prefix += event.tokens
         branch.turn += 1
         branch.said = []
-        future = self.sampler._pool.submit(branch.env.step, text)
+        if event.reason == "length" and len(branch.prefix) >= self.config.max_tokens:
+            # Cut by the trajectory's budget: no fault of the policy's format, and nothing can follow.
+            future = self.sampler._pool.submit(branch.env.get_wrapper_attr("truncate"), "max_tokens")
+        else:
+            future = self.sampler._pool.submit(branch.env.step, text)
         lag = self.config.tool_lag
-        until = time.monotonic() + self.config.tool_timeout
-        self.calls.append(_Call(branch, future, None if lag is None else self.steps + lag, until))
+        self.calls.append(_Call(branch, future, None if lag is None else self.steps + lag))
         branch.request = event.id  # its keys are held: the next turn continues them
 
     def collect(self) -> None:
@@ -430,9 +437,9 @@ class _Run:
         idle = not self.engine.busy
         if self.config.tool_lag is None:
             if idle and self.calls:
-                first_end = min(c.until for c in self.calls)
-                wait([c.future for c in self.calls], first_end - time.monotonic(), FIRST_COMPLETED)
-            ready = [c for c in self.calls if c.future.done() or time.monotonic() >= c.until]
+                first_end = min(map(self.left, self.calls))
+                wait([c.future for c in self.calls], first_end, FIRST_COMPLETED)
+            ready = [c for c in self.calls if c.future.done() or self.left(c) <= 0]
         else:
             first = self.calls[0].due if self.calls else None
             now = max(self.steps, first) if idle and first is not None else self.steps
@@ -442,12 +449,21 @@ class _Run:
         for call in ready:
             self.on_result(call)
 
+    def left(self, call: _Call) -> float:
+        """Seconds that the call may still take; they count from when a thread took it up."""
+        return call.future.left(self.config.tool_timeout)
+
     def on_result(self, call: _Call) -> None:
         branch = call.branch
-        wait([call.future], call.until - time.monotonic())
+        while not call.future.done() and (left := self.left(call)) > 0:
+            wait([call.future], left)
+        made = agent(branch.env).tool_calls
+        self.current_node(branch).calls = made - branch.calls
+        branch.calls = made
         if not call.future.done():
             self.sampler._pool.abandon(call.future)
             waited = f"the environment gave no answer for {self.config.tool_timeout:g} s (tool_timeout)"
+            _close_after(call)
             self.end(branch, _void(InfraError(waited)), close=False)
             return
         try:
@@ -472,7 +488,7 @@ class _Run:
         group = branch.group
         node = self.current_node(branch)
         node.outcome = outcome
-        if close:  # an environment whose step still runs is left to it
+        if close:  # an environment whose step still runs is closed when that ends
             branch.env.close()
         if branch.request is not None:
             self.engine.release(branch.request)
@@ -484,10 +500,9 @@ class _Run:
         if any(group.live):
             return
         # All paths have ended: fork them where the rule says, or fill up to M from the root, all at once.
-        missing = self.config.M - len(group.tree.leaves()) - len(group.tree.void_leaves())
         if not group.planned:
             self.plan(group)
-        elif missing and not self.grow(group, missing):
+        if not any(group.live) and (missing := self.missing(group)) > 0 and not self.grow(group, missing):
             for _ in range(missing):
                 self.start_root(group, may_fork=False)
         if not any(group.live) and group.env is not None:
@@ -495,6 +510,10 @@ class _Run:
             env.close()
             self.sampler._spare.append(env)
             self.close_group(group)
+
+    def missing(self, group: _Group) -> int:
+        """Trajectories short of M, those under way counted."""
+        return self.config.M - len(group.tree.leaves()) - len(group.tree.void_leaves()) - sum(group.live)
 
     # ------------------------------------------------------------------ rules that look at finished rollouts
 
@@ -519,7 +538,7 @@ class _Run:
         try:
             return self.expand(group, missing)
         except InfraError as error:
-            for _ in range(missing):
+            for _ in range(self.missing(group)):
                 self.add_void(group.tree, 0, error)
             return True
 
@@ -601,6 +620,11 @@ _GRACE = 5.0  # seconds that calls under way get to end when sampling is broken 
 
 # What a random stream is for; part of every derived seed.
 _BUDGET, _TURN, _FORK, _EXPAND = 0, 1, 2, 3
+
+
+def _close_after(call: _Call) -> None:
+    """Close its environment once nothing steps in it any more: now, or when a hanging call ends, if ever."""
+    call.future.add_done_callback(lambda _: call.branch.env.close())
 
 
 def _void(error: Exception) -> Outcome:

@@ -72,8 +72,8 @@ def demonstrations(
     inner = env.unwrapped
     assert isinstance(inner, AgentEnv)
     try:
-        for index in range(begin, count):
+        for index, task in enumerate(inner.family.task_ids("train", task_seed, begin, count), begin):
             rng = np.random.default_rng(np.random.SeedSequence([seed, 3, index]))
-            yield demonstrate(env, renderer, f"{inner.family.name}/train/{task_seed}/{index}", rng, flawed_share)
+            yield demonstrate(env, renderer, task, rng, flawed_share)
     finally:
         env.close()

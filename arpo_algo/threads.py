@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -16,26 +17,37 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class Submitted(Future[T]):
+    """A call in a :class:`DaemonPool`. ``began``: monotonic time at which a thread took it; None: it waits for one."""
+
+    began: float | None = None
+
+    def left(self, seconds: float) -> float:
+        """What is left of ``seconds``, which count from when the call began."""
+        return seconds if self.began is None else self.began + seconds - time.monotonic()
+
+
 class DaemonPool:
     """A fixed number of worker threads; :meth:`abandon` replaces one that hangs."""
 
     def __init__(self, workers: int, name: str = "arpo-env") -> None:
-        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Submitted[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._name = name
         self._lock = threading.Lock()
         self._threads: dict[threading.Thread, Future[Any] | None] = {}
+        self._unfinished = 0  # calls that wait or run; abandoned ones not
         self._started = 0
         self._width = workers
         self._closed = False
 
-    def submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
+    def submit(self, call: Callable[..., T], *args: Any) -> Submitted[T]:
         """Run ``call(*args)`` in a worker."""
-        future: Future[T] = Future()
+        future: Submitted[T] = Submitted()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            busy = sum(f is not None for f in self._threads.values())
-            if len(self._threads) < self._width and len(self._threads) <= busy + self._work.qsize():
+            self._unfinished += 1
+            if len(self._threads) < min(self._width, self._unfinished):
                 self._start()
         self._work.put((future, lambda: call(*args)))
         return future
@@ -46,18 +58,19 @@ class DaemonPool:
             for thread, own in self._threads.items():
                 if own is future:
                     del self._threads[thread]
+                    self._unfinished -= 1
                     if not self._closed:
                         self._start()
                     return
 
-    def shutdown(self) -> None:
-        """End the idle threads and wait for the calls that run, but not for abandoned ones. Idempotent."""
+    def shutdown(self, *, wait: bool = True) -> None:
+        """End the idle threads and (``wait``) wait for the calls that run, but not for abandoned ones. Idempotent."""
         with self._lock:
             self._closed = True
             threads = list(self._threads)
         for _ in threads:
             self._work.put(None)
-        for thread in threads:
+        for thread in threads if wait else ():
             thread.join()
 
     def _start(self) -> None:
@@ -71,9 +84,12 @@ class DaemonPool:
         while (item := self._work.get()) is not None:
             future, call = item
             if not future.set_running_or_notify_cancel():
+                with self._lock:
+                    self._unfinished -= 1
                 continue
             with self._lock:
                 self._threads[me] = future
+            future.began = time.monotonic()
             try:
                 result = call()
             except BaseException as error:  # the caller gets it from the future
@@ -85,3 +101,4 @@ class DaemonPool:
                 if me not in self._threads:
                     return  # abandoned meanwhile; another thread has taken over
                 self._threads[me] = None
+                self._unfinished -= 1

@@ -50,6 +50,7 @@ from arpo_algo.stats import paired_difference
 from arpo_algo.tracking import Live, Tracker
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import Job, LocalRollouts, Rollouts
+from arpo_env.tasks.base import TaskFamily
 
 _PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "reasoning-gym")
 #: What may differ between a run and its continuation: nothing that the weights depend on.
@@ -90,7 +91,6 @@ class Trainer:
         self.budget = Budget(config.budget)
         self.algorithm = make(config.algorithm.name, **config.algorithm.options)
         engines.choose(config.rollout.engine, config.rollout.engine_options)  # refuses what it does not know
-        self._configs = assembly.rollout_configs(config, self.algorithm)
         self._stale_algorithm = for_stale_trees(config, self.algorithm)
         self.device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         self.world = World.join(self.device)
@@ -102,6 +102,8 @@ class Trainer:
             )
         facts = assembly.look_at_env(config)  # starts the tools, or says why not
         self.family = facts.family
+        _enough_tasks(facts.family, config)
+        self._configs = assembly.rollout_configs(config, self.algorithm, deterministic=facts.deterministic)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if self.device == "cpu" and config.learner.keep_memory:
@@ -149,9 +151,6 @@ class Trainer:
     def make_env(self) -> TextEnv:
         """A fresh environment of the run; also the factory that samplers get."""
         return assembly.make_env(self.config)
-
-    def task_ids(self, split: str, seed: int, begin: int, count: int) -> list[str]:
-        return [f"{self.family}/{split}/{seed}/{i}" for i in range(begin, begin + count)]
 
     def _make_rollouts(self, source: str) -> Rollouts:
         config = self.config
@@ -369,43 +368,36 @@ class Trainer:
         """
         begin = time.perf_counter()
         config = self.config
-        count = config.rollout.prompts if missing is None else missing
-        tasks = self.task_ids("train", config.env.task_seed, drawn, count)
-        seed = (config.seed, 1, step) if attempt == 0 else (config.seed, 4, step, attempt)
-        part = self.world.part(count)
+        job = assembly.training_job(config, self.family, step, drawn, attempt, missing)
+        part = self.world.part(len(job.tasks))
         bar = live.bar("  rollouts", len(part) * self.algorithm.M)
-        trees = self.rollouts.sample(Job(tuple(tasks), seed).part(part), lambda *_: bar.advance())
+        trees = self.rollouts.sample(job.part(part), lambda *_: bar.advance())
         bar.remove()
         return trees, time.perf_counter() - begin
 
     def _complete(self, step: int, drawn: int, own: tuple[list[Tree], float], live: Live) -> Batch:
-        """Everybody's trees of the step; what the algorithm does not keep is replaced (its ``keep``, ``rounds``)."""
+        """Everybody's trees of the step; what the algorithm does not keep is replaced.
+
+        Also where a signal came meanwhile: the run that goes on from here must have drawn what it would have.
+        """
         begin = time.perf_counter()
         mine, seconds = own
-        keep: Callable[[Tree], bool] | None = getattr(self.algorithm, "keep", None)
-        wanted = self.config.rollout.prompts
-        trees: list[Tree] = []
-        dropped: list[Tree] = []
-        drawn += wanted
-        for attempt in range(1 + (self.algorithm.rounds if keep else 0)):  # type: ignore[attr-defined]
-            if attempt:
-                missing = wanted - len(trees)
-                mine, _ = self._sample_own(step, drawn, live, attempt, missing)
-                drawn += missing
-            for tree in [t for part in self.world.gather(mine) for t in part]:
-                (trees if keep is None or not tree.leaves() or keep(tree) else dropped).append(tree)
-            if len(trees) == wanted or self._stopping():
-                break
-        if not any(t.leaves() for t in trees) and dropped:
-            trees, dropped = dropped, []  # nothing to learn from, but a step all the same
-        return Batch(trees, dropped, drawn, seconds + time.perf_counter() - begin)
+
+        def everybodys(trees: list[Tree]) -> list[Tree]:
+            return [t for part in self.world.gather(trees) for t in part]
+
+        def more(attempt: int, missing: int, before: int) -> list[Tree]:
+            return everybodys(self._sample_own(step, drawn + before, live, attempt, missing)[0])
+
+        trees, dropped, took = assembly.fill_up(everybodys(mine), self.config.rollout.prompts, self.algorithm, more)
+        return Batch(trees, dropped, drawn + took, seconds + time.perf_counter() - begin)
 
     def evaluate(self, name: str) -> Evaluation:
         """Held-out success now; logged, its first trees saved."""
         config = self.config
         begin = time.perf_counter()
         self.model.train(False)
-        tasks = self.task_ids(config.env.eval_split, config.eval.task_seed, 0, config.eval.tasks)
+        tasks = self.family.task_ids(config.env.eval_split, config.eval.task_seed, 0, config.eval.tasks)
         part = self.world.part(len(tasks))
         with Live(self.console, show=self.world.main) as live:
             bar = live.bar(f"evaluate: {name}", len(part))
@@ -552,7 +544,9 @@ class Trainer:
         for log in _LOGS:
             if rows := self.folder.rows(log):
                 self.folder.keep_rows(log, [r for r in rows if kept(log, r)])
-        self.budget.count(r for r in self.folder.rows("metrics.jsonl") if r.get("phase") == "train")
+        # Rows of steps that are done again may still stand there: a follower reads what the main process prunes.
+        done = (r for r in self.folder.rows("metrics.jsonl") if r.get("phase") == "train" and r["step"] < at.step)
+        self.budget.count(done)
 
     def _forget(self) -> None:
         """Nothing was saved: the logs of what is done again go, but for the untouched model's evaluation."""
@@ -721,6 +715,19 @@ def for_stale_trees(config: RunConfig, algorithm: Any) -> Any:
     if algorithm.tis_cap is not None:
         return algorithm
     return dataclasses.replace(algorithm, tis_cap=config.rollout.tis_cap)
+
+
+def _enough_tasks(family: TaskFamily, config: RunConfig) -> None:
+    """Raises:
+    ConfigError: fewer held-out tasks than an evaluation asks for.
+    """
+    split = config.env.eval_split
+    size = family.size(split)
+    if size is not None and size < config.eval.tasks:
+        raise ConfigError(
+            f"eval.tasks={config.eval.tasks}, and split {split!r} of {family.name!r} has {size}; set eval.tasks={size} "
+            "or less, or choose another env.eval_split"
+        )
 
 
 def _in_thread(call: Callable[[], Any]) -> Future[Any]:

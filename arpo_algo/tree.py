@@ -94,6 +94,7 @@ class Node:
     ok: bool = True  # results only: the call worked
     ref_logprobs: list[float] = field(default_factory=list)  # actions: under the reference, where KL is asked for
     value: float | None = None  # actions: a critic's estimate before the first token, where there is a critic
+    calls: int | None = None  # actions: tool calls that this turn made; None: one if a result follows
 
     @property
     def end(self) -> int:
@@ -151,11 +152,11 @@ class Tree:
         tail = Node(node + 1, node, "action", head.start + offset, head.tokens[offset:], text=text[1])
         tail.logprobs, tail.entropies = head.logprobs[offset:], head.entropies[offset:]
         tail.ref_logprobs = head.ref_logprobs[offset:]
-        tail.children, tail.outcome = head.children, head.outcome
+        tail.children, tail.outcome, tail.calls = head.children, head.outcome, head.calls
         head.tokens, head.logprobs = head.tokens[:offset], head.logprobs[:offset]
         head.entropies = head.entropies[:offset]
         head.ref_logprobs = head.ref_logprobs[:offset]
-        head.children, head.outcome, head.text = [tail.id], None, text[0]
+        head.children, head.outcome, head.calls, head.text = [tail.id], None, None, text[0]
         self.nodes.insert(tail.id, tail)
         return tail
 
@@ -215,8 +216,13 @@ class Tree:
 
     @property
     def tool_calls(self) -> int:
-        """Calls really made: a shared call counts once."""
-        return sum(1 for n in self.nodes if n.kind == "result")
+        """Calls really made: a shared one counts once, a refused one not at all, one whose result was lost does."""
+        return sum(self._calls(n) for n in self.nodes if n.kind == "action")
+
+    def _calls(self, node: Node) -> int:
+        if node.calls is not None:
+            return node.calls
+        return int(any(self.nodes[c].kind == "result" for c in node.children))
 
     # ------------------------------------------------------------------ saving
 

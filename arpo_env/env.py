@@ -146,9 +146,19 @@ class AgentEnv(gymnasium.Env[str, str]):
         return protocol.stop_strings(self._toolbox(self.split))
 
     @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Tags of the tools of its split."""
+        return tuple(self._toolbox(self.split))
+
+    @property
     def task(self) -> Task:
         """The task of the current episode."""
         return self._current().task
+
+    @property
+    def tool_calls(self) -> int:
+        """Calls run in the current episode, also those that failed."""
+        return self._current().tool_calls
 
     @property
     def deterministic(self) -> bool:

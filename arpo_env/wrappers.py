@@ -9,16 +9,15 @@ token budget runs out ends an episode without a step, and must do so through the
 from __future__ import annotations
 
 import copy
-import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import gymnasium
 
+from arpo_env import lines
 from arpo_env.env import AgentEnv, StepResult
 from arpo_env.errors import ConfigError
 
@@ -189,7 +188,9 @@ class RecordTrajectories(_AgentWrapper):
         self._return += reward
         self._turn = info["turn"]
         if terminated or truncated:
-            append_line(self.path, self._record(terminated, truncated, info))
+            # ASCII: a lone surrogate, which a model's text may hold, has no UTF-8.
+            record = json.dumps(self._record(terminated, truncated, info), ensure_ascii=True)
+            lines.append(self.path, record.encode() + b"\n")
         return step
 
     def _record(self, terminated: bool, truncated: bool, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,53 +207,6 @@ class RecordTrajectories(_AgentWrapper):
         }
 
 
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append ``record`` as one JSON line, whole or not at all, under a lock of the file.
-
-    A last line without an end is what a crash left of another write: it is taken out, unless it is whole.
-    """
-    # ASCII: a lone surrogate, which a model's text may hold, has no UTF-8.
-    line = json.dumps(record, ensure_ascii=True).encode() + b"\n"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        end = _mend(fd)
-        try:
-            done = 0
-            while done < len(line):
-                done += os.pwrite(fd, line[done:], end + done)
-        except BaseException:
-            os.ftruncate(fd, end)  # a full disk must not leave half a line
-            raise
-    finally:
-        os.close(fd)
-
-
-def _mend(fd: int) -> int:
-    """Take a torn last line out (or end a whole one); returns where the next line begins."""
-    size = os.fstat(fd).st_size
-    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
-        return size
-    tail, at = b"", size
-    while at > 0 and b"\n" not in tail:
-        block = min(at, 2**16)
-        at -= block
-        tail = os.pread(fd, block, at) + tail
-    tail = tail[tail.rfind(b"\n") + 1 :]
-    if _is_record(tail):
-        os.pwrite(fd, b"\n", size)
-        return size + 1
-    os.ftruncate(fd, size - len(tail))
-    return size - len(tail)
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
 def read_trajectories(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a file, in the order written; none when there is no file yet.
 
@@ -263,9 +217,9 @@ def read_trajectories(path: str | Path) -> Iterator[dict[str, Any]]:
     """
     if not Path(path).exists():
         return
-    with Path(path).open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not _is_record(line):
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not lines.is_record(line):
                 if not line.endswith(b"\n"):
                     return
                 raise ConfigError(f"{path}, line {number}: not a JSON object: {line[:60]!r}")

@@ -88,8 +88,8 @@ class EnvRollouts:
         agent = env.unwrapped
         assert isinstance(agent, AgentEnv)
         rows: list[dict[str, Messages]] = []
-        for index in range(count):
-            _, info = env.reset(options={"task_id": f"{agent.family.name}/{split}/{self.seed}/{index}"})
+        for task in agent.family.task_ids(split, self.seed, 0, count):
+            _, info = env.reset(options={"task_id": task})
             self._tasks[_key(info["messages"])] = info["task_id"]
             rows.append({"prompt": info["messages"]})
         env.close()

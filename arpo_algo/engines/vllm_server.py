@@ -17,7 +17,6 @@ import queue
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.lora import merged_weights
 from arpo_algo.options import opt
+from arpo_algo.threads import DaemonPool
 
 START_HINT = (
     "start it with VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs "
@@ -112,7 +112,7 @@ class VLLMServerEngine:
         self._server = Server(self.options.url, timeout=self.options.timeout, key=key)
         self._impatient = Server(self.options.url, timeout=min(_HEALTH, self.options.timeout), key=key)
         self._model = self._check()
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="arpo-vllm")
+        self._pool = DaemonPool(slots, "arpo-vllm")  # a run must not wait for a server that hangs
         self._heard: queue.SimpleQueue[_Token] = queue.SimpleQueue()
         self._running: dict[int, tuple[Progress, threading.Event]] = {}  # by serial number: ids may come again
         self._serial = 0
@@ -185,7 +185,7 @@ class VLLMServerEngine:
     def close(self) -> None:
         """Hang up; the server goes on. Idempotent."""
         self._hang_up()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
 
     # ------------------------------------------------------------------ tokens
 
@@ -210,6 +210,8 @@ class VLLMServerEngine:
 
     def _follow(self, key: int, body: dict[str, Any], hang_up: threading.Event) -> None:
         """In a thread: hand on a request's tokens until it is enough."""
+        if hang_up.is_set():
+            return  # it waited for a thread meanwhile
         try:
             with closing(self._server.stream("/v1/completions", body)) as stream:  # type: ignore[type-var]
                 for event in stream:

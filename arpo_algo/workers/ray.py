@@ -39,7 +39,7 @@ class Worker:
             assembly.build_engine(config, model, tokenizer, source),
             Renderer(tokenizer),
             lambda: assembly.make_env(config),
-            assembly.rollout_configs(config, algorithm),
+            assembly.rollout_configs(config, algorithm, deterministic=assembly.look_at_env(config).deterministic),
             workers=config.rollout.workers,
             retries=config.guards.retries,
         )

@@ -6,6 +6,7 @@ says otherwise, and counted either way.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,12 @@ def training_set(
             f"against must be a sequence of suite names, got the string {against!r}: write ({against!r},)"
         )
     index = evaluation_index(None if against is None else [suite(one) for one in against], data_dir)
+    if against is None and not index.suites:
+        warnings.warn(
+            f"{path}: no evaluation suite is on this machine, so its questions were held against nothing; "
+            "give data_dir (docs/suites.md), or against=() if that is meant",
+            stacklevel=2,
+        )
     return DatasetFamily.published_training(
         path, name=name, on_broken=on_broken, evaluation=index, on_overlap=on_overlap
     )

@@ -78,6 +78,15 @@ class TaskFamily(ABC):
         """How many tasks a split has; None when it is endless."""
         return None
 
+    def task_ids(self, split: str, seed: int, begin: int, end: int) -> list[str]:
+        """Ids of the tasks ``begin`` … ``end`` − 1 of the stream ``seed``.
+
+        A finite split is gone through again and again, each time in another order: pass n is the stream ``seed`` + n.
+        """
+        size = self.size(split)
+        places = ((seed, i) if size is None else (seed + i // size, i % size) for i in range(begin, end))
+        return [f"{self.name}/{split}/{stream}/{i}" for stream, i in places]
+
     @abstractmethod
     def verify(self, task: Task, answer: str) -> Verdict:
         """Judge the text inside ``\\boxed{…}`` of the final answer. Pure: no clock, no global state."""

@@ -26,6 +26,7 @@ from arpo_env.tasks.rows import SUFFIXES, Broken, read_rows, suffix
 #: What a file's stem says about its split.
 _STEMS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
           "test": "test"}  # fmt: skip
+_EVALUATED_FIRST = ("test", "validation", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class FileFamily(TaskFamily):
         split: the split of single files.
         on_broken: ``error`` (default) or ``skip``; skipped rows are counted in :attr:`report`.
         drop_duplicates: keep the first of several rows of a split with the same (normalised) question.
-        evaluation: questions that must not be here.
+        evaluation: questions that must not be here. A folder's own splits are held against each other all the same:
+            training against validation and test, validation against test.
         on_overlap: what to do about rows that stand there: ``error`` (default), ``drop`` or ``keep``; all are counted.
 
     Attributes:
@@ -139,8 +141,16 @@ class FileFamily(TaskFamily):
         self.provenance = self._shown
         self.report = LoadReport(compared=() if evaluation is None else evaluation.suites)
         self._drop_duplicates = drop_duplicates
-        self._evaluation, self._drop_overlaps = evaluation, on_overlap == "drop"
-        self._tasks = {part: self._read(files) for part, files in _files(self.path, split).items()}
+        self._forbidden = [] if evaluation is None else [evaluation]
+        self._drop_overlaps = on_overlap == "drop"
+        self._tasks: dict[str, tuple[Question, ...]] = {}
+        files = _files(self.path, split)
+        for part in sorted(files, key=_EVALUATED_FIRST.index):
+            self._tasks[part] = self._read(files[part])
+            if len(self._tasks) < len(files):  # what is read next must not hold it
+                own = f"its own split {part}"
+                self._forbidden.append(OverlapIndex((own, row.question) for row in self._tasks[part]))
+                self.report.compared += (own,)
         if self.report.broken and on_broken == "error":
             raise self._refused(
                 self.report.broken, "are broken", "Mend them, or pass on_broken='skip' to go on without them"
@@ -226,7 +236,7 @@ class FileFamily(TaskFamily):
                 if key in seen:
                     self.report.duplicates += 1
                     continue
-                found = None if self._evaluation is None else self._evaluation.find(made.question)
+                found = next(filter(None, (index.find(made.question) for index in self._forbidden)), None)
                 if found is not None:
                     self.report.overlaps.append(OverlapRow(str(file), number, found))
                     if self._drop_overlaps:

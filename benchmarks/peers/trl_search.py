@@ -168,8 +168,7 @@ def questions(config: RunConfig) -> tuple[Dataset, tuple[str, ...]]:
     agent = env.unwrapped
     assert isinstance(agent, AgentEnv)
     rows = []
-    for index in range(config.steps * config.rollout.prompts):
-        task_id = f"{agent.family.name}/train/{config.env.task_seed}/{index}"
+    for task_id in agent.family.task_ids("train", config.env.task_seed, 0, config.steps * config.rollout.prompts):
         _, info = env.reset(options={"task_id": task_id})
         rows.append({"prompt": info["messages"], "task_id": task_id})
     env.close()

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from arpo_algo import cli, options
+from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
+from arpo_algo.envs import open_env
 from arpo_algo.errors import ConfigError
+from arpo_env.errors import ConfigError as EnvConfigError
 
-DEMO = Path(cli.__file__).parents[1] / "configs" / "demo.toml"
+CONFIGS = Path(cli.__file__).parents[1] / "configs"
+DEMO = CONFIGS / "demo.toml"
 
 
 def test_file_and_overrides() -> None:
@@ -92,3 +96,23 @@ def test_help_texts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cold start" in out
     assert cli.main(["config"]) == 0
     assert cli.main(["algorithms"]) == 0
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-deepsearch"])
+def test_the_papers_settings_are_the_papers(name: str) -> None:
+    """arpo-reference, part 1; and what is left to the user is asked for by name."""
+    config = options.load(RunConfig, options.read(CONFIGS / f"{name}.toml"))
+    algorithm = make(config.algorithm.name, **config.algorithm.options)
+    rule = algorithm.branching
+    assert (algorithm.M, algorithm.N, rule.k, rule.alpha, rule.beta, rule.tau, rule.Z) == (16, 8, 20, 0.5, 0.2, 0.5, 2)
+    assert (rule.rule, algorithm.clip_low, algorithm.dual_clip, algorithm.kl_coef) == ("threshold", 0.2, 3.0, 0.0)
+    learner, evaluation = config.learner, config.eval
+    assert (learner.lr, learner.weight_decay, learner.max_grad_norm, learner.warmup_steps) == (1e-6, 0.01, 1.0, 0)
+    assert (config.rollout.prompts, learner.mini_batch, config.rollout.temperature) == (128, 16, 1.0)
+    assert (evaluation.temperature, evaluation.top_p, evaluation.top_k) == (0.6, 0.95, 20)
+    reasoning = name == "paper"
+    assert config.rollout.max_tokens == (1536 + 4096 if reasoning else 2000 + 8192)
+    of_env = config.env.options
+    assert (of_env["max_tool_calls"], of_env["search_k"], of_env["search_chars"]) == (3 if reasoning else 6, 10, 1000)
+    with pytest.raises(EnvConfigError, match="needs the option path"):
+        open_env(config.env.id, of_env, name="env.id")

@@ -16,6 +16,7 @@ from arpo_algo import cli, models
 from arpo_algo.algorithms import make
 from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.torch import TorchEngine
+from arpo_algo.episodes import agent
 from arpo_algo.rendering import Renderer
 from arpo_algo.runfolder import read_rows, read_trees
 from arpo_algo.sft import demonstrate
@@ -87,7 +88,8 @@ def test_special_tokens_in_a_result_are_plain_text(loaded) -> None:  # type: ign
 def test_demonstrations_are_what_the_model_would_have_sampled(loaded) -> None:  # type: ignore[no-untyped-def]
     _, tokenizer = loaded
     env = gymnasium.make("ARPO-DeepSearch-v0", **EASY)
-    tree = demonstrate(env, Renderer(tokenizer), "deepsearch/train/0/0", np.random.default_rng(0), 0.0)
+    task = agent(env).family.task_ids("train", 0, 0, 1)[0]
+    tree = demonstrate(env, Renderer(tokenizer), task, np.random.default_rng(0), 0.0)
     env.close()
     assert tree.leaves()[0].outcome is not None
     assert tree.leaves()[0].outcome.is_success

@@ -6,7 +6,9 @@ Each of the first tests answers one defect of the released code (arpo-reference,
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from toy import ScriptedEngine, byte_tokenizer, toy_env
 
 from arpo_algo.branching import Entropy, Never, Random
 from arpo_algo.errors import ConfigError
+from arpo_algo.metrics import tree_metrics
 from arpo_algo.rendering import Renderer
 from arpo_algo.sampler import RolloutConfig, TreeSampler
 from arpo_algo.tree import Tree
+from arpo_env.env import AgentEnv
 from arpo_env.errors import InfraError
 
 CALL = "<think>t</think><search>q</search>"
@@ -178,6 +182,99 @@ def test_no_barrier_others_go_on_while_one_tool_is_slow() -> None:
     assert [len(t.leaves()) for t in trees] == [1, 1]
 
 
+def test_with_a_lag_batches_do_not_depend_on_the_clock() -> None:
+    """The other way to wait: a result is admitted at its step, so a slow tool holds up all and changes nothing."""
+
+    def batches(on_call) -> list[tuple[int, int]]:
+        _, engine = sample(tools_then_answer(2), RolloutConfig(M=2, N=2, tool_lag=1), tasks=3, on_call=on_call)
+        return [(step, request.id) for step, request in engine.log]
+
+    calls = Counter[str]()
+
+    def slow_at_times(argument: str) -> None:
+        calls[argument] += 1
+        time.sleep(0.03 * (calls[argument] % 3 == 0))
+
+    assert batches(slow_at_times) == batches(lambda argument: None)
+
+
+def test_the_time_a_call_waits_for_a_thread_is_not_its_own() -> None:
+    config = RolloutConfig(M=4, N=4, tool_timeout=0.25)
+    for lag in (1, None):
+        tokenizer = byte_tokenizer()
+        engine = ScriptedEngine(tokenizer, tools_then_answer(1))
+        env = lambda: toy_env(lambda argument: time.sleep(0.1))  # noqa: E731
+        sampler = TreeSampler(engine, Renderer(tokenizer), env, replace(config, tool_lag=lag), workers=1)
+        try:
+            (tree,) = sampler.sample([{"index": 0}], seed=0)
+        finally:
+            sampler.close()
+        assert (len(tree.leaves()), tree.void_leaves()) == (4, [])
+
+
+@pytest.mark.parametrize("lag", [1, None])
+def test_a_call_that_hangs_is_given_up_and_its_environment_closed_afterwards(
+    lag: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, began, closed = threading.Event(), threading.Event(), []
+
+    def on_call(argument: str) -> None:
+        began.set()
+        assert release.wait(60)
+
+    monkeypatch.setattr(AgentEnv, "close", lambda self, real=AgentEnv.close: (closed.append(self), real(self)))
+    tokenizer = byte_tokenizer()
+    engine = ScriptedEngine(tokenizer, tools_then_answer(1))
+    config = RolloutConfig(M=1, N=1, tool_lag=lag, tool_timeout=0.1)
+    sampler = TreeSampler(engine, Renderer(tokenizer), lambda: toy_env(on_call), config, workers=1)
+    try:
+        (tree,) = sampler.sample([{"index": 0}], seed=0)
+        assert began.is_set()
+        (leaf,) = tree.void_leaves()
+        assert leaf.outcome is not None
+        assert "no answer for 0.1 s" in leaf.outcome.stop_reason
+        assert tree.tool_calls == 1, "it was made, whatever came of it"
+        before = len(closed)
+        release.set()
+        deadline = time.monotonic() + 30
+        while len(closed) == before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert len(closed) > before, "its environment is closed when the call ends"
+    finally:
+        release.set()
+        sampler.close()
+
+
+def test_tool_calls_are_those_really_made() -> None:
+    """Part 4 of the reference: reported honestly. Refused ones are none; one whose result did not fit is one."""
+    calls = Counter[str]()
+
+    def count(argument: str) -> None:
+        calls["made"] += 1
+
+    def run(policy, config: RolloutConfig, **options) -> tuple[Tree, int]:
+        calls.clear()
+        (tree,), _ = sample(policy, config, on_call=count, **options)
+        return tree, calls["made"]
+
+    rng_fork = RolloutConfig(M=6, N=2, branching=Random(probability=1.0, k=4))
+    for policy, config, options in (
+        (tools_then_answer(2), rng_fork, {}),  # shared calls count once
+        (tools_then_answer(4), RolloutConfig(M=1, N=1), {"max_tool_calls": 2}),  # two are refused
+        (tools_then_answer(1), RolloutConfig(M=1, N=1, max_tokens=460), {}),  # the result does not fit
+        (tools_then_answer(9), RolloutConfig(M=1, N=1), {"max_tool_calls": 9, "max_turns": 3}),  # the last turn's
+        (lambda before, rng: ("no tag at all", [1.0]), RolloutConfig(M=1, N=1), {"on_malformed": "tell"}),
+    ):
+        tree, made = run(policy, config, **options)
+        assert tree.tool_calls == made, (options, made)
+        assert tree_metrics([tree])["tool_calls_made"] == made
+        assert Tree.from_json(tree.to_json()).tool_calls == made
+    old = tree.to_json()
+    for node in old["nodes"]:
+        del node["calls"]  # files of earlier releases: one a result
+    assert Tree.from_json(old).tool_calls == sum(n.kind == "result" for n in tree.nodes)
+
+
 def test_hidden_special_tokens_and_tags_in_results_are_inert() -> None:
     def policy(before: str, rng: np.random.Generator) -> tuple[str, list[float]]:
         if results(before):
@@ -215,12 +312,14 @@ def test_infrastructure_faults_void_a_trajectory_and_are_never_scored() -> None:
     assert [leaf.outcome.void for leaf in tree.void_leaves() if leaf.outcome] == [True]
 
 
-def test_token_budget_truncates_and_is_told() -> None:
-    trees, _ = sample(tools_then_answer(9), RolloutConfig(M=1, N=1, max_turn_tokens=40, max_tokens=480))
+@pytest.mark.parametrize("max_tokens", range(440, 500, 3))
+def test_token_budget_truncates_and_is_told(max_tokens: int) -> None:
+    """Wherever it ends, in a result or in the middle of a turn: that is no mistake of the policy's format."""
+    trees, _ = sample(tools_then_answer(9), RolloutConfig(M=1, N=1, max_tokens=max_tokens))
     leaf = trees[0].leaves()[0]
-    assert leaf.end <= 480
+    assert leaf.end <= max_tokens
     assert leaf.outcome is not None
-    assert leaf.outcome.truncated or leaf.outcome.stop_reason.startswith("malformed")
+    assert (leaf.outcome.truncated, leaf.outcome.stop_reason) == (True, "max_tokens")
     assert leaf.outcome.reward == -1.0
 
 

@@ -177,6 +177,41 @@ class TestLearner:
         assert sum(len(p.tokens) for p in packs) == trees[0].n_tokens
         assert sum(float(p.weight.sum()) for p in packs) < 1.0
 
+    def test_mini_batches_without_signal_do_not_dilute_what_is_measured(
+        self, model_folder: Path, tmp_path: Path
+    ) -> None:
+        trees = self.trees(model_folder, tmp_path)
+        for leaf in trees[1].leaves():
+            assert leaf.outcome is not None
+            leaf.outcome.reward = 1.0
+
+        def measured(some: list[Tree]) -> dict[str, float]:
+            model = AutoModelForCausalLM.from_pretrained(model_folder)
+            return Learner(model, LearnerConfig(mini_batch=1, precision="float32")).update(some, make("grpo", M=4))
+
+        alone, among = measured(trees[:1]), measured([trees[0], *trees[1:] * 3])
+        assert alone["grad_norm"] > 0
+        for name in ("entropy", "ratio_mean", "grad_norm", "rollout_kl"):
+            assert among[name] == pytest.approx(alone[name], rel=1e-4), name
+
+    def test_mini_batches_of_a_step_that_lost_trees_are_even(self, model_folder: Path, tmp_path: Path) -> None:
+        from arpo_algo.learner import _even_cuts
+
+        for total, size, sizes in (
+            (8, 4, [4, 4]),
+            (5, 4, [2, 3]),
+            (9, 4, [3, 3, 3]),
+            (3, 4, [3]),
+            (7, 2, [1, 2, 2, 2]),
+        ):
+            assert [j - i for i, j in _even_cuts(total, size)] == sizes
+        trees = self.trees(model_folder, tmp_path)
+        learner = Learner(
+            AutoModelForCausalLM.from_pretrained(model_folder), LearnerConfig(mini_batch=2, precision="float32")
+        )
+        learner.update([trees[0], *trees[1:] * 2], make("grpo", M=4))
+        assert learner.steps == 2
+
     def test_non_finite_gradient_takes_no_step(self, model_folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(model_folder)
         learner = Learner(model, LearnerConfig(precision="float32"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from arpo_algo.branching import BalancedEntropy, Probe, RandomResults, Surprise
 from arpo_algo.packing import chains
 from arpo_algo.rendering import Renderer
 from arpo_algo.sampler import RolloutConfig, TreeSampler
-from arpo_algo.tree import Tree
+from arpo_algo.tree import Node, Tree
 from arpo_env.env import AgentEnv
+from arpo_env.errors import InfraError
 
 WORDS = ["alpha", "beta", "gamma", "delta"]
 
@@ -124,6 +126,53 @@ def test_tree_grpo_expands_every_tree_alike() -> None:
     for tree in trees:
         roots = Counter(tree.path(leaf.id)[1].id for leaf in tree.leaves())
         assert sorted(roots.values()) == [3, 3, 3]
+
+
+def origin(tree: Tree, node: Node) -> int:
+    """The root rollout that ``node``, a child of the prompt, was forked beside, or is."""
+    return node.id if node.fork_of is None else origin(tree, tree.nodes[node.fork_of])
+
+
+@pytest.mark.parametrize(("name", "options"), [("tree_grpo", {"M": 12, "N": 8}), ("treerl", {"M": 14, "N": 5})])
+def test_a_budget_that_does_not_reach_all_favours_nobody(name: str, options: dict[str, int]) -> None:
+    """Part 4 of the reference: earlier rollouts ate the budget. Over seeds each root's tree grows as often."""
+    grown = Counter[int]()
+    for seed in range(40):
+        (tree,) = sample(config_of(name, **options), seed=seed, tasks=1)[0]
+        roots = [c for c in tree.nodes[0].children if tree.nodes[c].fork_of is None]
+        below = Counter(origin(tree, tree.path(leaf.id)[1]) for leaf in tree.leaves())
+        grown.update(i for i, root in enumerate(roots) if below[root] > 1)
+    assert len(grown) == options["N"], grown
+    assert min(grown.values()) > max(grown.values()) / 4, grown
+
+
+@pytest.mark.parametrize("name", ["arpo_random", "tree_grpo", "treerl"])
+@pytest.mark.parametrize("failing", range(0, 14, 2))
+def test_a_fork_that_fails_costs_itself_and_the_rest_of_its_round(
+    name: str, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forks = Counter[str]()
+    real = AgentEnv.clone
+
+    def clone(self: AgentEnv) -> AgentEnv:
+        forks["n"] += 1
+        if forks["n"] == 20 + failing:
+            raise InfraError("no more processes")
+        return real(self)
+
+    monkeypatch.setattr(AgentEnv, "clone", clone)
+    options = {"M": 9, "N": 3}
+    (tree,) = sample(config_of(name, **options), tasks=1)[0]
+    assert len(tree.leaves()) + len(tree.void_leaves()) == options["M"]
+
+
+def test_a_plan_of_one_root_fills_up() -> None:
+    class OneRoot(BalancedEntropy):
+        def plan_roots(self, M: int, root_entropy: float, tool_entropies: Sequence[float]) -> int:
+            return 1
+
+    (tree,) = sample(RolloutConfig(M=5, N=5, branching=OneRoot(k=4)), tasks=1)[0]
+    assert len(tree.leaves()) == 5
 
 
 def test_surprise_takes_the_most_surprising_tokens() -> None:

@@ -32,7 +32,8 @@ def config() -> RunConfig:
 
 def episode(config: RunConfig) -> Any:
     made = peer.Episode(lambda: assembly.make_env(config))
-    made.reset(task_id="deepsearch/train/0/0", prompt="dropped")
+    (task,) = assembly.look_at_env(config).family.task_ids("train", 0, 0, 1)
+    made.reset(task_id=task, prompt="dropped")
     return made
 
 

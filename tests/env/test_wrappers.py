@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from toy_env import agent, toy
 
 from arpo_env.env import AgentEnv
 from arpo_env.errors import ConfigError, InfraError
+from arpo_env.lines import append
 from arpo_env.protocol import answer_turn, result_body, tool_turn
-from arpo_env.wrappers import RecordTrajectories, StepPenalty, ToolBudget, append_line, read_trajectories
+from arpo_env.wrappers import RecordTrajectories, StepPenalty, ToolBudget, read_trajectories
 
 DRAW, FAIL = tool_turn("t", "python", "draw"), tool_turn("t", "python", "nonsense")
 
@@ -208,25 +210,23 @@ def test_a_run_is_resumed(tmp_path: Path) -> None:
 def test_what_a_crash_left_is_mended(tmp_path: Path, there: bytes, kept: int) -> None:
     file = tmp_path / "t.jsonl"
     file.write_bytes(there)
-    append_line(file, {"new": "é"})
+    append(file, '{"new": "é"}\n'.encode())
     assert list(read_trajectories(file)) == [{"a": 1}] * kept + [{"new": "é"}]
 
 
 def test_a_write_that_fails_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "t.jsonl"
-    append_line(file, {"n": 1})
-    from arpo_env import wrappers
-
-    real = wrappers.os.pwrite
+    append(file, b'{"n": 1}\n')
+    real = os.pwrite
 
     def full(fd: int, data: bytes, at: int) -> int:
         if len(data) < 50:
             raise OSError(28, "No space left on device")
         return real(fd, data[:50], at)
 
-    monkeypatch.setattr(wrappers.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space"):
-        append_line(file, {"n": "x" * 70})
+        append(file, b'{"n": 2}\n' * 7)  # six of them fit
     monkeypatch.undo()
     assert file.read_text() == '{"n": 1}\n'
 

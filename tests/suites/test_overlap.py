@@ -132,6 +132,15 @@ def test_by_default_every_suite_on_this_machine_is_compared(data: Path) -> None:
         training_set(parquet(data, "q"), name="mix", against="AIME24")
 
 
+def test_nothing_to_compare_with_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import arpo_env.suites.training as training
+
+    monkeypatch.setattr(training, "SUITES", [])
+    with pytest.warns(UserWarning, match="no evaluation suite is on this machine, so its questions were held against"):
+        training_set(parquet(data, "What is 1 + 1?"), name="mix")
+    training_set(parquet(data, "What is 1 + 1?"), name="mix", against=())  # meant, so nothing is said
+
+
 def test_an_environment_over_a_training_set_refuses_too(data: Path) -> None:
     import gymnasium
 

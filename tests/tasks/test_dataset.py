@@ -96,7 +96,7 @@ def test_a_seed_permutes_and_every_row_comes_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_split_by_file(tmp_path: Path) -> None:
-    write(tmp_path / "train.jsonl", rows(3))
+    write(tmp_path / "train.jsonl", rows(5)[2:])
     write(tmp_path / "dev.jsonl", rows(2))
     write(tmp_path / "notes.jsonl", ["not read"])
     family = DatasetFamily(tmp_path, name="x")
@@ -105,6 +105,31 @@ def test_a_folder_is_split_by_file(tmp_path: Path) -> None:
         family.size("test")
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         family.task(0, "trian", 0)
+
+
+def test_splits_are_held_against_each_other(tmp_path: Path) -> None:
+    """Part 4 of the reference: a contamination check between splits."""
+    write(tmp_path / "train.jsonl", rows(6))
+    write(tmp_path / "dev.jsonl", rows(4)[2:])
+    write(tmp_path / "test.jsonl", rows(3)[1:])
+    with pytest.raises(ConfigError, match=r"4 of 10 rows .*\n.*row 1: the same as its own split test: 'What is 2"):
+        DatasetFamily(tmp_path, name="x")
+    dropped = DatasetFamily(tmp_path, name="x", on_overlap="drop")
+    assert [dropped.size(split) for split in ("train", "validation", "test")] == [3, 1, 2]
+    assert {task.meta["row"] for task in (dropped.task(0, "train", i) for i in range(3))} == {1, 5, 6}
+    assert dropped.report.compared == ("its own split test", "its own split validation")
+    kept = DatasetFamily(tmp_path, name="x", on_overlap="keep")
+    assert (kept.size("train"), len(kept.report.overlaps)) == (6, 4)
+
+
+def test_a_finite_split_begins_again_in_another_order(tmp_path: Path) -> None:
+    family = DatasetFamily(write(tmp_path / "x.jsonl", rows(5)), name="x")
+    ids = family.task_ids("test", 3, 0, 15)
+    assert ids == [f"x/test/{seed}/{i}" for seed in (3, 4, 5) for i in range(5)]
+    assert family.task_ids("test", 3, 7, 11) == ids[7:11]
+    passes = [[family.task(seed, "test", i).meta["row"] for i in range(5)] for seed in (3, 4, 5)]
+    assert all(sorted(one) == [1, 2, 3, 4, 5] for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
 
 
 BROKEN = {

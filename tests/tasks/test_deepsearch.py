@@ -186,7 +186,19 @@ def test_tasks_are_pure_json_and_named() -> None:
         task = FULL.task(7, "test", index)
         assert task == DeepSearchFamily(aliases=0.3).task(7, "test", index)
         assert json.loads(json.dumps(task.meta)) == task.meta
-        assert task.id == f"deepsearch/test/7/{index}"
+        assert task.id == f"{FULL.name}/test/7/{index}"
+
+
+def test_an_id_names_one_question_whatever_the_options() -> None:
+    plain, same = DeepSearchFamily(), DeepSearchFamily(slips=("attribute",), hops=[4, 3, 2, 1])
+    assert plain.name == same.name == "deepsearch"
+    assert plain.task(0, "test", 0) == same.task(0, "test", 0)
+    others = [
+        DeepSearchFamily(**options)
+        for options in ({"pages": 200}, {"world_seed": 1}, {"hops": (1,), "arithmetic": 0.0}, {"arithmetic": 0.0},
+                        {"kinds": ("person", "city")}, {"stale": 0.5}, {"aliases": 0.2}, {"paraphrase": 0.0})
+    ]  # fmt: skip
+    assert len({family.name for family in [plain, *others]}) == len(others) + 1
 
 
 def test_neighbouring_seeds_and_splits_share_almost_no_question() -> None:

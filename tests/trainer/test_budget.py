@@ -10,7 +10,7 @@ from tiny_run import config, quiet, run, save_model
 
 from arpo_algo.budget import Budget, BudgetSection
 from arpo_algo.errors import ConfigError
-from arpo_algo.runfolder import read_rows
+from arpo_algo.runfolder import RunFolder, read_rows
 from arpo_algo.trainer import Trainer
 
 
@@ -58,6 +58,23 @@ def test_a_run_out_of_budget_is_evaluated_saved_and_goes_on(tmp_path: Path) -> N
     assert [row["step"] for row in read_rows(tmp_path / "run/eval.jsonl")] == [2, 3]
     last = [row["loss"] for row in read_rows(tmp_path / "run/metrics.jsonl")]
     assert last == [row["loss"] for row in read_rows(tmp_path / "whole/metrics.jsonl")]
+
+
+def test_what_is_done_again_is_not_spent_twice(tmp_path: Path) -> None:
+    """Also where the log still holds it, as it does when a follower reads before the main process has pruned."""
+    model = save_model(tmp_path / "model")
+    run_once(tmp_path / "run", model, steps=3)
+    newest = tmp_path / "run" / "checkpoints" / "step-000003"
+    newest.rename(tmp_path / "gone")
+    run_once(tmp_path / "again", model, steps=1)
+    (tmp_path / "again" / "checkpoints" / "step-000001").rename(newest.with_name("step-000001"))
+    settings = config(model, save_every=0, steps=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "keep_rows", lambda *_: None)
+        trainer = Trainer(settings, tmp_path / "run", resume=True, console=quiet())
+    trainer.close()
+    assert trainer.step == 1
+    assert trainer.budget.spent["trajectories"] == 8
 
 
 def test_a_run_whose_time_ends_in_an_evaluation_is_saved(

@@ -73,7 +73,7 @@ def alone(tiny_model: Path) -> list[Tree]:
         assembly.build_engine(settings, model, tokenizer, str(tiny_model)),
         Renderer(tokenizer),
         lambda: assembly.make_env(settings),
-        assembly.rollout_configs(settings, algorithm),
+        assembly.rollout_configs(settings, algorithm, deterministic=True),
     )
     try:
         return rollouts.sample(JOB)

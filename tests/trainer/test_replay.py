@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import zlib
@@ -14,7 +15,9 @@ import pytest
 import torch
 from tiny_run import config, outcome, quiet, run
 
+from arpo_algo.algorithms.dapo import DAPO
 from arpo_algo.cli import main
+from arpo_algo.config import AlgorithmSection
 from arpo_algo.errors import ConfigError
 from arpo_algo.replay import replay_rollout, replay_update
 from arpo_algo.runfolder import read_rows, read_trees, write_trees
@@ -60,6 +63,17 @@ def test_a_changed_tree_is_noticed(finished: Path, tmp_path: Path) -> None:
     assert replay_update(run_folder, 1).weights != 0.0
     assert replay_rollout(run_folder, 1).same_trees == 1
     assert main(["replay", str(run_folder), "1"]) == 1
+
+
+def test_a_step_that_replaced_groups(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DAPO, "keep", lambda self, tree: not tree.task_id.endswith("/2"))
+    settings = config(tiny_model, **{"log.replay": True, "keep": 9, "steps": 2})
+    run(tmp_path / "run", dataclasses.replace(settings, algorithm=AlgorithmSection("dapo", {"M": 4})))
+    (row,) = (r for r in read_rows(tmp_path / "run" / "metrics.jsonl") if r["step"] == 1)
+    assert row["groups_dropped"] == 1
+    out = replay_rollout(tmp_path / "run", 1)
+    assert [t.task_id.rsplit("/", 1)[-1] for t in out.trees] == ["3", "4"]
+    assert (out.same_trees, out.saved) == (2, 2)
 
 
 def test_the_command(finished: Path) -> None:
@@ -125,7 +139,9 @@ def searched(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         of_env = {"cassette": str(tmp_path / "tape.sqlite"), "path": str(questions), "name": "toy"}
         options = {f"env.options.{k}": v for k, v in {**of_env, "verifier": "qa", "tools": ["search"]}.items()}
         budget = {"rollout.max_tokens": 1000, "steps": 2, "env.eval_split": "train"}
-        settings = config(tiny_model, **{"env.id": "Asking-v0", "log.replay": True, "keep": 9, **options, **budget})
+        # Over the web results come in when they come, unless a lag is asked for: then batches repeat bit by bit.
+        budget |= {"rollout.tool_lag": 1, "log.replay": True, "keep": 9}
+        settings = config(tiny_model, **{"env.id": "Asking-v0", **options, **budget})
         run(tmp_path / "run", settings)
     assert len(set(web.asked)) > 3
     return tmp_path / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,9 +19,9 @@ from tiny_run import ByLength, config, outcome, quiet, run
 from toy import toy_env
 
 from arpo_algo import checkpoint
-from arpo_algo.config import RunConfig
+from arpo_algo.config import AlgorithmSection, RunConfig
 from arpo_algo.errors import ConfigError, TrainingError
-from arpo_algo.runfolder import read_rows
+from arpo_algo.runfolder import RunFolder, read_rows, read_trees
 from arpo_algo.trainer import Trainer
 from arpo_env.errors import InfraError
 
@@ -102,6 +103,24 @@ class TestDisk:
         assert report["position"]["step"] == 3
         run(tmp_path / "run", breakable(tiny_model))  # there is room again
         assert outcome(tmp_path / "run") == expected
+
+    def test_rows_that_did_not_fit_are_written_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rows wait in memory; a try that wrote some of them before the disk was full leaves none of them behind."""
+        folder, real = RunFolder(tmp_path / "run"), os.pwrite
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            if len(data) < 30:
+                raise OSError(28, "No space left on device")
+            return real(fd, data[:30], at)
+
+        folder.append("metrics.jsonl", {"step": 0})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            with pytest.raises(OSError, match="No space"):
+                folder.append("metrics.jsonl", {"step": 1}, {"step": 2}, {"step": 3})
+        folder.append("metrics.jsonl", {"step": 1}, {"step": 2}, {"step": 3})
+        assert [row["step"] for row in folder.rows("metrics.jsonl")] == [0, 1, 2, 3]
+        folder.close()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
     def test_a_really_full_file_system(self, tiny_model: Path, tmp_path: Path) -> None:
@@ -346,6 +365,49 @@ class TestSignals:
         assert "goes on from step-000001" in trainer.console.file.getvalue()  # type: ignore[attr-defined]
         run(tmp_path / "run", breakable(tiny_model, **changes))
         assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+    def test_while_groups_are_replaced_more_are_drawn_as_ever(self, tiny_model: Path, tmp_path: Path) -> None:
+        """A signal must not make a step smaller: the resumed run would be another one."""
+        import arpo_algo.algorithms.dapo as dapo
+
+        settings = dataclasses.replace(breakable(tiny_model, steps=2), algorithm=AlgorithmSection("dapo", {"M": 4}))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dapo.DAPO, "keep", lambda self, tree: not tree.task_id.endswith(("/2", "/3")))
+            run(tmp_path / "whole", settings)
+            trainer = trainer_of(settings, tmp_path / "run")
+            self.interrupted(trainer, "sample", 1)
+            trainer.run()
+            trainer.close()
+            run(tmp_path / "run", settings)
+        rows = [r for r in read_rows(tmp_path / "whole" / "metrics.jsonl") if r["step"] == 1]
+        assert rows[0]["groups_dropped"] == 2
+        assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+class TestFiniteTasks:
+    """A file of questions is gone through again and again, and an evaluation asks for no more than there are."""
+
+    def settings(self, model: Path, folder: Path, **changes: Any) -> RunConfig:
+        for split, first, count in (("train", 0, 3), ("test", 10, 2)):
+            rows = [{"question": f"Q{i}", "answer": str(i)} for i in range(first, first + count)]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = {"path": str(folder), "name": "mine", "tools": []}
+        of_env = {f"env.options.{k}": v for k, v in options.items()}
+        return config(model, **{"env.id": "ARPO-Dataset-v0", "rollout.max_tokens": 1000, **of_env, **changes})
+
+    def test_training_goes_on_after_an_epoch(self, tiny_model: Path, tmp_path: Path) -> None:
+        settings = self.settings(tiny_model, tmp_path, **{"log.replay": True, "steps": 4})
+        run(tmp_path / "run", settings)
+        asked = [
+            tree.task_id
+            for step in range(4)
+            for tree in read_trees(tmp_path / "run" / "replay" / f"train-{step:06d}.jsonl.gz")
+        ]
+        assert asked == [f"mine/train/{seed}/{i}" for seed in (0, 1, 2) for i in range(3)][:8]
+
+    def test_an_evaluation_of_more_tasks_than_there_are_is_refused(self, tiny_model: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"eval.tasks=3, and split 'test' of 'mine' has 2; set eval.tasks=2"):
+            trainer_of(self.settings(tiny_model, tmp_path, **{"eval.tasks": 3}), tmp_path / "run")
 
 
 class TestRefusals:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import re
 import threading
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,10 @@ def _stored_index(world: World, folder: Path) -> BM25Index:
         return BM25Index.build(iter(world), folder / name)
 
 
+#: The family's name with its default options; also names the random stream that questions are drawn from.
+_STREAM = "deepsearch"
+
+
 class DeepSearchFamily(TaskFamily):
     """Generated multi-hop questions (see ``docs/deepsearch.md`` for measured figures).
 
@@ -95,7 +100,6 @@ class DeepSearchFamily(TaskFamily):
         ConfigError: a value out of range, or options that contradict each other.
     """
 
-    name = "deepsearch"
     tools = ("search", "python")
 
     def __init__(
@@ -141,6 +145,10 @@ class DeepSearchFamily(TaskFamily):
         # The spec checks the rest; the other splits differ in nothing but their name.
         self._spec = WorldSpec(world_seed, pages, "train", distractors, aliases, paraphrase, stale)
         self._index_dir = None if index_dir is None else Path(index_dir)
+        # Other options, other questions: an id must not name two of them.
+        drawn_from = (self._spec, self.hops, self.kinds, arithmetic)
+        plain = (WorldSpec(0, 1000, "train", 0.5, 0.1, 1.0, 0.0), (1, 2, 3, 4), KIND_NAMES, 0.2)
+        self.name = _STREAM if drawn_from == plain else f"{_STREAM}-{zlib.crc32(repr(drawn_from).encode()):08x}"
 
     @classmethod
     def easy(cls, **options: Any) -> Self:
@@ -171,7 +179,7 @@ class DeepSearchFamily(TaskFamily):
         return 160 if self._spec.pages <= 20_000 and not self._spec.stale else 200
 
     def task(self, seed: int, split: str, index: int) -> Task:
-        rng = task_rng(self.name, seed, split, index)
+        rng = task_rng(_STREAM, seed, split, index)
         world = self.world(split)
         arithmetic = bool(rng.random() < self.arithmetic)
         allowed = [h for h in self.hops if h > 1] if arithmetic else self.hops
