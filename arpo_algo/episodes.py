@@ -24,11 +24,15 @@ TextEnv = gymnasium.Env[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One assistant turn and the tokens it was counted at (None: the policy has no tokens, or does not say)."""
+    """One assistant turn and the tokens it was counted at (None: the policy has no tokens, or does not say).
+
+    ``cut``: the episode's token budget ended in the middle of it; it is counted, and not played.
+    """
 
     text: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cut: bool = False
 
 
 #: Yields turns, is sent the observation each one caused. Returning means: no budget left for another turn.
@@ -114,10 +118,11 @@ def run_episode(env: TextEnv, policy: Policy, options: Mapping[str, Any], seed: 
         with closing(policy.play(inner, info["messages"], seed)) as player:
             turn = next(player, None)
             while True:
-                if turn is None:
+                if turn is not None:
+                    turns.append(turn)
+                if turn is None or turn.cut:
                     _, reward, terminated, truncated, info = env.get_wrapper_attr("truncate")("max_tokens")
                 else:
-                    turns.append(turn)
                     observation, reward, terminated, truncated, info = env.step(turn.text)
                     tool_errors += info["tool_error"]
                 if terminated or truncated:

@@ -70,7 +70,8 @@ class EnginePolicy:
                 request = Request(next(self._ids), tuple(tokens), room, stop, key, self.sampling, parent=parent)
                 done = self._ask(request)
                 parent = done.id
-                observation = yield Turn(done.text, len(tokens), len(done.tokens))
+                cut = done.reason == "length" and len(tokens) + len(done.tokens) >= self.max_tokens
+                observation = yield Turn(done.text, len(tokens), len(done.tokens), cut)
                 tokens += [*done.tokens, *self.renderer.result(observation)]
         finally:
             if parent is not None:

@@ -264,6 +264,17 @@ class TestEngine:
         assert play(policy).outcome.stop_reason == "max_tokens", "a prompt that leaves no room"
         policy.close()
 
+    def test_a_turn_cut_by_the_budget_is_no_mistake_of_its_format(self, policy_of: Callable[..., Any]) -> None:
+        whole = policy_of(lambda before, rng: (ANSWER + "</answer>", [0.1]))
+        used = play(whole)
+        whole.close()
+        assert used.prompt_tokens is not None
+        policy = policy_of(lambda before, rng: (ANSWER + "</answer>", [0.1]), max_tokens=used.prompt_tokens + 7)
+        episode = play(policy)
+        policy.close()
+        assert (episode.outcome.stop_reason, episode.outcome.truncated) == ("max_tokens", True)
+        assert episode.completion_tokens == 7, "they were sampled, and are counted"
+
     def test_an_engine_that_dies_is_said_to_everyone(self, policy_of: Callable[..., Any]) -> None:
         def say(before: str, rng: Any) -> tuple[str, list[float]]:
             return ANSWER + "</answer>", [0.1]
