@@ -6,6 +6,7 @@ The real server is in test_server_vllm.py.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +77,15 @@ def test_a_stop_string_hangs_up(server: FakeServer, engine: VLLMServerEngine) ->
     assert not engine.busy
     again, _ = run(engine, [request(0)])  # the same id again: late tokens of the first are not its own
     assert again[0].tokens == tuple(server.script[:8])
+
+
+def test_a_server_that_hangs_keeps_no_run_from_ending(server: FakeServer, engine: VLLMServerEngine) -> None:
+    """The interpreter waits at its exit for threads that are no daemons, as an executor's are not."""
+    server.script = server.script * 2000
+    engine.submit(request(0, 100))
+    followers = [t for t in threading.enumerate() if t.name.startswith("arpo-vllm")]
+    assert followers
+    assert all(t.daemon for t in followers)
 
 
 def test_an_end_token_ends(server: FakeServer, engine: VLLMServerEngine) -> None:
