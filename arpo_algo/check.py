@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from arpo_algo.advantages import actions, spread, term_weights
 from arpo_algo.attention import use_arpo_attention
+from arpo_algo.branching import Expanding, Never, Planning
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.losses import LossBatch
@@ -36,7 +37,7 @@ class CheckError(AssertionError):
 def check_algorithm(algorithm: Algorithm, *, seed: int = 0, tolerance: float = 1e-5) -> None:
     """Check ``algorithm`` (an instance, e.g. ``make("my-algo")``).
 
-    * it can be sampled with: M, N and ``branching`` do not contradict;
+    * it can be sampled with: M, N and ``branching`` do not contradict, and a rule that forks has forks to give;
     * ``advantages``: one finite credit a tree, for every action of every trajectory and nothing else (so nothing
       flows into tool tokens), with equal rewards, one leaf, all −1, a huge group and huge rewards; the trees are
       left alone; a reward that is not finite is refused; the order of siblings does not matter;
@@ -145,6 +146,13 @@ def _check_contract(algorithm: Algorithm) -> None:
         RolloutConfig(M=algorithm.M, N=algorithm.N, branching=algorithm.branching)
     except ConfigError as error:
         raise CheckError(f"nothing can be sampled with this M, N and branching: {error}") from error
+    rule = algorithm.branching
+    forks = isinstance(rule, Expanding) or (rule.probe_tokens > 0 and not isinstance(rule, Never))
+    if forks and algorithm.N == algorithm.M and not isinstance(rule, Planning):
+        raise CheckError(
+            f"branching={rule} can never fork: all M={algorithm.M} trajectories start at the root, as N={algorithm.N}; "
+            f"give {type(algorithm).__name__} a field N below M (N: int = {max(1, algorithm.M // 2)}), or Never()"
+        )
 
 
 def _credits(algorithm: Algorithm, trees: Sequence[Tree], case: str) -> list[Credit]:

@@ -43,11 +43,8 @@ def play(console: Console, env_id: str, seed: int, overrides: Sequence[str], *, 
             observation, reward, terminated, truncated, info = env.step(turn)
             if terminated or truncated:
                 style = "green" if info["is_success"] else "red"
-                console.print(
-                    f"[{style}]reward {reward:+.2f}[/] {info['reward_terms']}  {info['stop_reason']}; "
-                    f"the answer was {inner.task.answer!r}",
-                    highlight=False,
-                )
+                rest = f" {info['reward_terms']}  {info['stop_reason']}; the answer was {inner.task.answer!r}"
+                console.print(Text.assemble((f"reward {reward:+.2f}", style), rest))  # no markup: an answer may be code
                 return 0
             console.print(Panel(Text(observation), title="environment", title_align="left", border_style="yellow"))
             turn = player.send(observation)

@@ -49,12 +49,12 @@ def entrant(text: str, config: RunConfig) -> Entrant:
         ConfigError: an unknown algorithm or option, or contradictory values.
     """
     name, *assignments = text.split()
-    made = algorithms.make(name)  # refuses an unknown name
-    fields = {f.name for f in dataclasses.fields(made) if f.init}  # type: ignore[arg-type]
+    fields = algorithms.option_names(name)  # refuses an unknown name
     base = config.algorithm.options
     values = {**{k: v for k, v in base.items() if k in fields}, **options.override({}, assignments)}
     algorithms.make(name, **values)
-    label = re.sub(r"[^\w.=-]+", "-", text.replace("'", "").replace('"', "")).strip("-")
+    shown = " ".join([algorithms.short_name(name), *assignments]).replace("'", "").replace('"', "")
+    label = re.sub(r"[^\w.=-]+", "-", shown).strip("-")
     return Entrant(label, AlgorithmSection(name, values), tuple(sorted(set(base) - fields)))
 
 

@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 
 from arpo_algo import assembly, distributed, engines, models, options, sharding
-from arpo_algo.algorithms import make
+from arpo_algo.algorithms import make, short_name
 from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.assembly import Position
 from arpo_algo.budget import Budget
@@ -210,7 +210,7 @@ class Trainer:
         if config.steps and not self._stopping():
             self.train()
             end = config.steps if self.budget.over is None else self.step
-            self._evaluate_once(config.algorithm.name.upper(), Position(config.sft.steps, end))
+            self._evaluate_once(short_name(config.algorithm.name).upper(), Position(config.sft.steps, end))
 
     def _evaluate_once(self, name: str, at: Position) -> None:
         """Evaluate if the run stands there and has not done so before it was stopped."""
@@ -273,7 +273,7 @@ class Trainer:
         for step in range(1, self.step + 1):
             self._evaluate_on_the_way(step)
         with Live(self.console, show=self.world.main) as live:
-            bar = live.bar(config.algorithm.name, config.steps)
+            bar = live.bar(short_name(config.algorithm.name), config.steps)
             bar.set(self.step)
             while self.step < config.steps and not self._stopping() and not self._spent():
                 metrics = self.train_step(live)

@@ -2,13 +2,13 @@
 
 One function an id builds its environment. Keyword arguments of ``gymnasium.make`` go to whoever declares them:
 the family (``hops``, ``level`` …), the tools (``search_k``, ``sandbox`` …) or :class:`~arpo_env.env.AgentEnv`
-(``max_tool_calls``, ``prompt`` …). An unknown one is refused with the nearest name.
+(``max_tool_calls``, ``prompt`` …). An unknown one is refused with the nearest name, and one of a type that its owner
+does not declare with that type (:mod:`arpo_env.options`).
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import gymnasium
 
 from arpo_env.env import AgentEnv
 from arpo_env.errors import ConfigError, unknown
+from arpo_env.options import check_types, missing, parameters, plain
 from arpo_env.suites.suite import Generated
 from arpo_env.suites.table import SUITES
 from arpo_env.tasks.base import TaskFamily
@@ -52,19 +53,12 @@ def register_all() -> None:
                 env_id,
                 entry_point=f"{__name__}:{function}",
                 nondeterministic=env_id == "ARPO-Web-v0",
-                kwargs={"id": env_id},
+                # Not "id": gymnasium.make_vec hands these on to gymnasium.make, whose own parameter that is.
+                kwargs={"env_id": env_id},
             )
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return {
-        name: p
-        for name, p in inspect.signature(function).parameters.items()
-        if name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-
-
-_ENV_OPTIONS = set(_parameters(AgentEnv.__init__)) - {"family", "tools"}
+_ENV_OPTIONS = set(parameters(AgentEnv.__init__)) - {"family", "tools"}
 
 
 def _build(
@@ -77,19 +71,45 @@ def _build(
 
     ``tools(family, **tool_options)`` returns the environment's tool factory. An option that two of them declare
     (``sandbox``) reaches both.
+
+    Raises:
+        ConfigError: an option that nobody declares, that is missing, or of another type; what its owner says of it.
+        ToolUnavailable: a tool does not work on this machine.
     """
-    family_options = set(_parameters(family))
-    tool_options = set(_parameters(tools)) - {"family"}
+    family_options = set(parameters(family))
+    tool_options = set(parameters(tools)) - {"family"}
     known = family_options | tool_options | _ENV_OPTIONS
     for name in options:
         if name not in known:
             raise unknown(f"option of {env_id}", name, known)
-    for name, parameter in _parameters(family).items():
+    for name, parameter in parameters(family).items():
         if parameter.default is parameter.empty and name not in options:
-            raise ConfigError(f"{env_id} needs the option {name}: gymnasium.make({env_id!r}, {name}=…)")
-    made = family(**{k: v for k, v in options.items() if k in family_options})
-    factory = tools(made, **{k: v for k, v in options.items() if k in tool_options})
-    return AgentEnv(made, factory, **{k: v for k, v in options.items() if k in _ENV_OPTIONS})
+            raise missing(env_id, name)
+
+    def of(owner: Callable[..., Any], names: set[str]) -> dict[str, Any]:
+        own = {name: plain(value) for name, value in options.items() if name in names}
+        check_types(env_id, owner, own, _late_names)
+        return own
+
+    # All are checked before the first is made: a family may read a large file.
+    for_family, for_tools = of(family, family_options), of(tools, tool_options)
+    for_env = of(AgentEnv.__init__, _ENV_OPTIONS)
+    made = family(**for_family)
+    return AgentEnv(made, tools(made, **for_tools), **for_env)
+
+
+def _late_names() -> dict[str, Any]:
+    """What annotations of this module name and only type checkers import (SQLite hangs on some of it)."""
+    from arpo_env.search.base import SearchBackend
+    from arpo_env.search.cache import CacheMode
+    from arpo_env.tools.faults import OnFault
+    from arpo_env.web.base import PageSource
+    from arpo_env.web.summary import Summariser
+
+    return {one.__name__: one for one in (SearchBackend, PageSource, Summariser)} | {
+        "CacheMode": CacheMode,
+        "OnFault": OnFault,
+    }
 
 
 def _python_only(family: TaskFamily, sandbox: str = "auto", python_seconds: float = 5.0) -> Callable[[str], list[Tool]]:
@@ -158,8 +178,6 @@ def _search_and_python(
 
 
 def _check_names(tools: Sequence[str]) -> None:
-    if isinstance(tools, str):
-        raise ConfigError(f"tools must be a sequence of tool names, got the string {tools!r}: write ({tools!r},)")
     for name in tools:
         if name not in _TOOL_NAMES:
             raise unknown("tool", name, _TOOL_NAMES)
@@ -215,36 +233,38 @@ def _over_a_backend(
     return lambda split: made
 
 
-def make_math(id: str = "ARPO-Math-v0", **options: Any) -> AgentEnv:
+def make_math(env_id: str = "ARPO-Math-v0", **options: Any) -> AgentEnv:
     """Generated arithmetic with precedence; Python."""
-    return _build(id, generated_family(id), _python_only, options)
+    return _build(env_id, generated_family(env_id), _python_only, options)
 
 
-def make_code(id: str = "ARPO-Code-v0", **options: Any) -> AgentEnv:
+def make_code(env_id: str = "ARPO-Code-v0", **options: Any) -> AgentEnv:
     """Write a function; hidden unit tests; Python."""
-    return _build(id, generated_family(id), _python_only, options)
+    return _build(env_id, generated_family(env_id), _python_only, options)
 
 
-def make_deepsearch(id: str = "ARPO-DeepSearch-v0", **options: Any) -> AgentEnv:
+def make_deepsearch(env_id: str = "ARPO-DeepSearch-v0", **options: Any) -> AgentEnv:
     """Multi-hop questions over a generated encyclopaedia; search and Python, and browse where ``tools`` names it."""
+    check_types(env_id, _search_and_python, options, _late_names)
     if "browse" in options.get("tools", ()):
         options.setdefault("max_tool_calls", 12)  # a look-up may take two calls
-    return _build(id, generated_family(id), _search_and_python, options)
+    return _build(env_id, generated_family(env_id), _search_and_python, options)
 
 
 def make_reasoning_gym(
-    id: str = "ARPO-ReasoningGym-v0", config: Mapping[str, Any] | None = None, **options: Any
+    env_id: str = "ARPO-ReasoningGym-v0", config: Mapping[str, Any] | None = None, **options: Any
 ) -> AgentEnv:
     """A reasoning-gym data set by name (``dataset="gcd"``), seeded by our streams; Python.
 
     ``config``: that data set's own options (``{"max_value": 50}``).
     """
-    return _build(id, functools.partial(generated_family(id), **dict(config or {})), _python_only, options)
+    check_types(env_id, make_reasoning_gym, {"config": config})
+    return _build(env_id, functools.partial(generated_family(env_id), **dict(config or {})), _python_only, options)
 
 
-def generated_family(id: str) -> Callable[..., TaskFamily]:
+def generated_family(env_id: str) -> Callable[..., TaskFamily]:
     """The family behind an id of generated tasks."""
-    match id:
+    match env_id:
         case "ARPO-Math-v0":
             from arpo_env.tasks.math import MathFamily
 
@@ -261,10 +281,10 @@ def generated_family(id: str) -> Callable[..., TaskFamily]:
             from arpo_env.tasks.gym import ReasoningGymFamily
 
             return ReasoningGymFamily
-    raise ConfigError(f"{id!r} is no id of generated tasks")
+    raise ConfigError(f"{env_id!r} is no id of generated tasks")
 
 
-def make_dataset(id: str = "ARPO-Dataset-v0", layout: str = "plain", **options: Any) -> AgentEnv:
+def make_dataset(env_id: str = "ARPO-Dataset-v0", layout: str = "plain", **options: Any) -> AgentEnv:
     """Questions from a file or a folder of them (``path=…``); Python, and search with ``search=backend``.
 
     ``layout="published"``: a training file of the authors, which is refused when a question of an evaluation suite
@@ -274,16 +294,18 @@ def make_dataset(id: str = "ARPO-Dataset-v0", layout: str = "plain", **options: 
     from arpo_env.tasks.dataset import DatasetFamily
 
     families: dict[str, Callable[..., TaskFamily]] = {"plain": DatasetFamily, "published": training_set}
+    check_types(env_id, make_dataset, {"layout": layout})
     if layout not in families:
         raise unknown("layout", layout, families)
-    if layout == "plain" and Path(options.get("path", "")).is_file():
+    path = options.get("path")
+    if layout == "plain" and isinstance(path, str | Path) and Path(path).is_file():
         options.setdefault("split", "test")  # a single file is one split, for the family and for the environment
     options.setdefault("tools", ("python",) if options.get("search") is None else ("search", "python"))
-    return _build(id, families[layout], _over_a_backend, options)
+    return _build(env_id, families[layout], _over_a_backend, options)
 
 
 def make_web(
-    id: str = "ARPO-Web-v0",
+    env_id: str = "ARPO-Web-v0",
     tools: Sequence[str] = _TOOL_NAMES,
     engine: str = "duckduckgo",
     region: str = "us-en",
@@ -301,8 +323,10 @@ def make_web(
     from arpo_env.search.live import LiveSearch
     from arpo_env.web.live import LivePages
 
+    _check_own(env_id, options)
+    own = {"tools": tools, "engine": engine, "region": region, "contact": contact, "cassette": cassette, "cache": cache}
+    check_types(env_id, make_web, own, _late_names)
     _check_names(tools)
-    _check_own(id, options)
     search: SearchBackend | None = LiveSearch(engine, region=region) if "search" in tools else None
     browse: PageSource | None = LivePages(contact=contact) if "browse" in tools else None
     if cassette is not None:
@@ -312,31 +336,38 @@ def make_web(
         tape = Cassette(cassette)
         search = None if search is None else CachedBackend(search, tape, cache)
         browse = None if browse is None else RecordedPages(browse, tape, cache)
-    return make_dataset(id, tools=tools, search=search, browse=browse, **options)
+    return make_dataset(env_id, tools=tools, search=search, browse=browse, **options)
 
 
 def make_web_replay(
-    id: str = "ARPO-WebReplay-v0", *, cassette: str | Path, tools: Sequence[str] = _TOOL_NAMES, **options: Any
+    env_id: str = "ARPO-WebReplay-v0",
+    *,
+    cassette: str | Path | None = None,
+    tools: Sequence[str] = _TOOL_NAMES,
+    **options: Any,
 ) -> AgentEnv:
     """The same, replayed from ``cassette`` alone: no network, and deterministic."""
     from arpo_env.search.cache import CachedBackend, Cassette
     from arpo_env.web.recorded import RecordedPages
 
+    _check_own(env_id, options)
+    check_types(env_id, make_web_replay, {"cassette": cassette, "tools": tools})
     _check_names(tools)
-    _check_own(id, options)
+    if cassette is None:
+        raise missing(env_id, "cassette")
     tape = Cassette(cassette, read_only=True)
     search = CachedBackend(None, tape, "strict") if "search" in tools else None
     browse = RecordedPages(None, tape, "strict") if "browse" in tools else None
-    return make_dataset(id, tools=tools, search=search, browse=browse, **options)
+    return make_dataset(env_id, tools=tools, search=search, browse=browse, **options)
 
 
-def _check_own(id: str, options: Mapping[str, Any]) -> None:
+def _check_own(env_id: str, options: Mapping[str, Any]) -> None:
     for name in ("search", "browse"):
         if name in options:
-            raise ConfigError(f"{id} brings its own {name}; ARPO-Dataset-v0 takes {name}={options[name]!r}")
+            raise ConfigError(f"{env_id} brings its own {name}; ARPO-Dataset-v0 takes {name}={options[name]!r}")
 
 
-def make_suite(id: str, **options: Any) -> AgentEnv:
+def make_suite(env_id: str, **options: Any) -> AgentEnv:
     """A benchmark suite (:mod:`arpo_env.suites`): its own tools, verifier and budget; the split is ``test``.
 
     A suite that is meant for search needs ``search=backend``, or ``tools=("python",)`` (or ``()``) to say that it is
@@ -344,13 +375,14 @@ def make_suite(id: str, **options: Any) -> AgentEnv:
     """
     from arpo_env.suites import suite
 
-    declared = suite(id)
+    declared = suite(env_id)
     options = {"split": "test", "max_tool_calls": declared.max_tool_calls} | options
     if "tools" not in options:
         if "search" in declared.tools and options.get("search") is None:
             raise ConfigError(
-                f"{id} is answered with a search tool: pass search=BACKEND (a corpus folder, BM25Index.build(pages), "
-                "HttpRetriever(url), LiveSearch() …), or tools=('python',) or tools=() to go without"
+                f"{env_id} is answered with a search tool: pass search=BACKEND (a corpus folder, "
+                "BM25Index.build(pages), HttpRetriever(url), LiveSearch() …), or tools=('python',) or tools=() to go "
+                "without"
             )
         options["tools"] = declared.tools if options.get("search") is None else ("search", "python")
-    return _build(id, declared.family, _over_a_backend, options)
+    return _build(env_id, declared.family, _over_a_backend, options)

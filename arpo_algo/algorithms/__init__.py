@@ -1,4 +1,5 @@
-"""Algorithms by name. Adding one is adding one file here, or an entry point in the group ``arpo.algorithms``.
+"""Algorithms by name. Adding one is adding one file here, or an entry point in the group ``arpo.algorithms``; one that
+is not installed goes by where its class stands, ``./my_algorithm.py:MyAlgorithm``.
 
 An algorithm is data and two pure functions (:class:`arpo_algo.learner.Algorithm`): no model, no IO.
 """
@@ -8,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from arpo_algo.algorithms._own import FORMS, own_class
 from arpo_algo.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def register(name: str) -> Callable[[C], C]:
 
     def wrap(cls: C) -> C:
         known = _REGISTRY.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if known is not None and _origin(known) != _origin(cls):
             raise ConfigError(f"algorithm {name!r} is already registered by {known.__module__}; choose another name")
         _REGISTRY[name] = cls
         return cls
@@ -39,13 +42,26 @@ def register(name: str) -> Callable[[C], C]:
     return wrap
 
 
+def _origin(cls: type) -> tuple[str, str]:
+    """Where a class was written: a file may be imported under two names."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return str(file or cls.__module__), cls.__qualname__
+
+
 def _load() -> None:
     global _loaded
     if _loaded:
         return
+    try:
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("arpo_algo"):
+            raise
+        # The light install (`pip install arpo`) is the environments alone.
+        text = f"the algorithms need {error.name}, which is not installed: pip install 'arpo[train]'"
+        raise ModuleNotFoundError(text, name=error.name) from error
     _loaded = True
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
     for point in entry_points(group="arpo.algorithms"):
         register(point.name)(point.load())
 
@@ -56,17 +72,39 @@ def list_algorithms() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def option_names(name: str) -> frozenset[str]:
+    """The options of :func:`make` for ``name``.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    return frozenset(f.name for f in dataclasses.fields(_class(name)) if f.init)
+
+
+def short_name(name: str) -> str:
+    """``name`` for titles and file names: of ``./my_algorithm.py:MyAlgorithm`` the class."""
+    return name.rpartition(":")[2]
+
+
+def _class(name: str) -> type:
+    _load()
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    if ":" in name:
+        return own_class(name)
+    raise ConfigError(f"{unknown('algorithm', name, _REGISTRY)}. One of your own goes by {FORMS}")
+
+
 def make(name: str, **options: Any) -> Algorithm:
     """Build an algorithm by name: ``make("arpo", M=16, N=8, attribution="hard")``.
+
+    ``name`` may also say where a class of your own stands: ``package.module:Class`` or ``path/to/file.py:Class``.
 
     Raises:
         ConfigError: unknown name or option (the nearest is given), a value of the wrong type or out of range.
     """
-    _load()
-    if name not in _REGISTRY:
-        raise unknown("algorithm", name, _REGISTRY)
-    cls = _REGISTRY[name]
-    fields = {f.name for f in dataclasses.fields(cls) if f.init}
+    cls = _class(name)
+    fields = option_names(name)
     hints = get_type_hints(cls)
     for option, value in options.items():
         if option not in fields:

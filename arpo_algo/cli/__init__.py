@@ -13,10 +13,15 @@ import inspect
 import pkgutil
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from arpo_algo.cli._console import Console, escape
+from arpo_algo.cli._intermixed import IntermixedParser
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_env.errors import ArpoEnvError
+
+#: What the extra ``train`` brings; without it `pip install arpo` is the environments alone.
+_OF_TRAIN = frozenset(
+    {"torch", "transformers", "safetensors", "gguf", "rich", "tensorboard", "accelerate", "pydantic", "jinja2"}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,11 +30,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args) or 0)
     except (ConfigError, ArpoEnvError, TrainingError) as error:
-        Console(stderr=True).print(f"[bold red]arpo {args.command}:[/] {error}", highlight=False, soft_wrap=True)
+        _complain(args.command, str(error))
         return 1 if isinstance(error, TrainingError) else 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OF_TRAIN:
+            raise
+        _complain(args.command, f"needs {package}, which is not installed: pip install 'arpo[train]'")
+        return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         return 130
+
+
+def _complain(command: str, message: str) -> None:
+    text = f"[bold red]arpo {command}:[/] {escape(message)}"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="arpo", description="Train and evaluate language-model agents that use tools, with ARPO and its rivals."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=IntermixedParser)
     for found in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
         if found.name.startswith("_"):
             continue

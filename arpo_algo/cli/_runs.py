@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from arpo_algo.cli._console import Table, console, escape
+from arpo_algo.cli._intermixed import METAVAR
 
 if TYPE_CHECKING:
     from arpo_algo.config import RunConfig
     from arpo_algo.evaluation import Evaluation
 
-console = Console()
-
 OVERRIDES = (
-    "Any value can be set on the command line as KEY=VALUE (TOML syntax), after an optional --config FILE:\n"
+    "Any value can be set as KEY=VALUE (TOML syntax), anywhere on the command line:\n"
     "  arpo train --config my.toml --out runs/mine steps=20 learner.lr=2e-5 env.options.hops=[1,2]\n"
-    "`arpo config` lists every key with its default and meaning."
+    "`arpo config` lists every key with its default and meaning. With another algorithm.name than the FILE's, the\n"
+    "FILE's algorithm.options that it does not know are left out, and said."
 )
 
 
@@ -28,7 +27,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of configuration values")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: runs/COMMAND)")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's newest checkpoint")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration values, see below")
+    parser.add_argument("overrides", nargs="*", metavar=METAVAR, help="configuration values, see below")
 
 
 def load_config(
@@ -37,13 +36,37 @@ def load_config(
     defaults: Mapping[str, Any] | None = None,
     last: Sequence[str] = (),
 ) -> RunConfig:
-    """The configuration of ``args``: ``defaults``, file (else ``base``), overrides, ``last``; later ones win."""
+    """The configuration of ``args``: ``defaults``, file (else ``base``), overrides, ``last``; later ones win.
+
+    Where an override names the algorithm, the file's options that it lacks are left out: they were another's. What the
+    overrides themselves give must be known.
+    """
     from arpo_algo import options
     from arpo_algo.config import RunConfig
 
     file = args.config or base
-    values = options.read(file) if file else {}
-    return options.load(RunConfig, options.override(options.merge(defaults or {}, values), [*args.overrides, *last]))
+    below = options.merge(defaults or {}, options.read(file) if file else {})
+    overrides = [*args.overrides, *last]
+    values = options.override(below, overrides)
+    _drop_options(values, options.override({}, overrides))
+    return options.load(RunConfig, values)
+
+
+def _drop_options(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Where the user has ``given`` an algorithm's name: take those options out of ``values`` that it lacks."""
+    from arpo_algo.algorithms import option_names, short_name
+
+    mine, section = given.get("algorithm"), values.get("algorithm")
+    if not isinstance(mine, Mapping) or not isinstance(section, dict) or not isinstance(mine.get("name"), str):
+        return
+    before = section.get("options", {})
+    if not isinstance(before, Mapping):
+        return  # refused when it is loaded
+    keep = option_names(mine["name"]) | set(mine.get("options", {}))
+    section["options"] = {k: v for k, v in before.items() if k in keep}
+    if dropped := sorted(before.keys() - keep):
+        text = f"{short_name(mine['name'])} has no option {', '.join(dropped)}: left out"
+        console.print(text, markup=False, highlight=False)
 
 
 def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> None:
@@ -57,8 +80,8 @@ def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> No
     finally:
         trainer.close()
     summary(results)
-    report = build_report(out)
-    console.print(f"Report: [bold]{report}[/]   (trees, curves; `arpo view {out} --serve` follows a running run)")
+    report, shown = escape(str(build_report(out))), escape(str(out))
+    console.print(f"Report: [bold]{report}[/]   (trees, curves; `arpo view {shown} --serve` follows a running run)")
 
 
 def summary(results: Sequence[Evaluation]) -> None:
@@ -73,7 +96,7 @@ def summary(results: Sequence[Evaluation]) -> None:
     for result in results:
         row = result.row()
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             f"{row['success']:.1%}",
             f"{row['success_low']:.1%} – {row['success_high']:.1%}",
             f"{row['tool_calls']:.2f}",
@@ -87,6 +110,6 @@ def summary(results: Sequence[Evaluation]) -> None:
         mean, low, high = compare(before, after)
         verdict = "rose" if low > 0 else "fell" if high < 0 else "did not change measurably"
         console.print(
-            f"From {before.name} to {after.name}, held-out success {verdict}: "
+            f"From {escape(before.name)} to {escape(after.name)}, held-out success {verdict}: "
             f"[bold]{100 * mean:+.1f} points[/] (95 % interval {100 * low:+.1f} … {100 * high:+.1f}, same tasks)."
         )

@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import sys
 
-from rich.table import Table
-
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import Table, console, escape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,5 +21,5 @@ def run(args: argparse.Namespace) -> None:
         made = algorithms.make(name)
         values = ", ".join(f"{f.name}={getattr(made, f.name)!r}" for f in dataclasses.fields(made))  # type: ignore[arg-type]
         module = sys.modules[type(made).__module__]
-        table.add_row(name, values, (module.__doc__ or "").splitlines()[0])
+        table.add_row(name, escape(values), escape((module.__doc__ or "").splitlines()[0]))
     console.print(table)

@@ -1,12 +1,13 @@
-"""list every configuration key with its default and meaning"""
+"""list every configuration key with its default and meaning
+
+Each key stands whole in a terminal; piped, a key is a line: KEY, DEFAULT and MEANING with tabs between.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from rich.table import Table
-
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import Table, console, escape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,15 @@ def run(args: argparse.Namespace) -> None:
     from arpo_algo import options
     from arpo_algo.config import RunConfig
 
-    table = Table("key", "default", "meaning")
-    for key, default, text in options.describe(RunConfig):
-        table.add_row(key, default, text)
+    rows = list(options.describe(RunConfig))
+    if not console.is_terminal:  # for grep and cut
+        for row in rows:
+            print(*row, sep="\t")
+        return
+    table = Table()
+    table.add_column("key", no_wrap=True)  # what is copied from here must be whole
+    table.add_column("default", overflow="fold")
+    table.add_column("meaning", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)

@@ -10,14 +10,11 @@ arpo corpus search corpora/docs "a query"                        look at what is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import console, escape, track
 from arpo_env.errors import ConfigError
 
-T = TypeVar("T")
 _SUITES = ("hotpotqa", "2wiki", "musique")
 
 
@@ -75,27 +72,30 @@ def _build(args: argparse.Namespace) -> None:
             args.world_seed, args.pages, args.split, args.distractors, args.aliases, args.paraphrase, args.stale
         )
         console.print(f"Drawing a world of {args.pages:,} pages.")
-        index = BM25Index.build(_progress(World(spec), args.pages), args.out)
+        index = BM25Index.build(track(World(spec), args.pages), args.out)
     else:
         from arpo_env.search.sources import read_source
 
         fields = dict(_pair(text) for text in args.field)
         pages = read_source(args.source, fields=fields, passage_words=args.passage_words)
-        index = BM25Index.build(_progress(pages), args.out)
-    console.print(f"{len(index):,} pages in {args.out}, fingerprint {index.fingerprint[:16]}")
+        index = BM25Index.build(track(pages), args.out)
+    console.print(f"{len(index):,} pages in {escape(str(args.out))}, fingerprint {index.fingerprint[:16]}")
 
 
 def _build_suite(args: argparse.Namespace) -> None:
     from arpo_env.search import published
 
-    built = published.build(args.name, args.source, args.out, splits=args.splits, limit=args.limit, progress=_progress)
+    built = published.build(args.name, args.source, args.out, splits=args.splits, limit=args.limit, progress=track)
     console.print(f"Licence of the data, as its authors give it: {published.SUITES[args.name].licence}")
     counts = ", ".join(f"{count:,} {split}" for split, count in built.questions.items()) or "none"
-    console.print(f"{built.pages:,} pages of {built.paragraphs:,} paragraphs in {args.out}; questions: {counts}.")
+    console.print(
+        f"{built.pages:,} pages of {built.paragraphs:,} paragraphs in {escape(str(args.out))}; questions: {counts}."
+    )
     if built.unanswered:
         console.print(f"{built.unanswered:,} questions without a published answer were left out; their pages are in.")
     console.print(
         f'Use them: gymnasium.make("ARPO-Dataset-v0", path="{args.out}/questions", search="{args.out}", split=…)',
+        markup=False,
         soft_wrap=True,
     )
 
@@ -112,9 +112,9 @@ def _embed(args: argparse.Namespace) -> None:
         embedder,
         index.fingerprint,
         args.corpus / FOLDER,
-        progress=lambda pages: _progress(pages, len(index)),
+        progress=lambda pages: track(pages, len(index)),
     )
-    console.print(f"{len(index):,} vectors of {embedder.dimension} numbers in {args.corpus / FOLDER}")
+    console.print(f"{len(index):,} vectors of {embedder.dimension} numbers in {escape(str(args.corpus / FOLDER))}")
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -133,9 +133,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not sign or not theirs:
         raise ConfigError(f"--field takes OURS=THEIRS, e.g. text=body; got {text!r}")
     return ours, theirs
-
-
-def _progress(items: Iterable[T], total: int | None = None) -> Iterator[T]:
-    from rich.progress import track
-
-    yield from track(items, "Reading", total=total, console=console, transient=True)

@@ -9,11 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-console = Console()
+from arpo_algo.cli._console import Table, console, escape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     family = training_set(args.train, name="train", against=args.against, data_dir=args.data_dir, on_overlap="keep")
     report = family.report
-    table = Table("what", "rows", title=str(args.train))
+    table = Table("what", "rows", title=escape(str(args.train)))
     table.add_row("read", str(report.rows))
     table.add_row("kept", str(report.kept))
     table.add_row("broken, dropped", str(len(report.broken)))

@@ -6,7 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, console, load_config, run_and_report
+from arpo_algo.cli._console import console
+from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, load_config, run_and_report
 
 EPILOG = OVERRIDES
 add_arguments = add_run_arguments
@@ -21,8 +22,8 @@ def run(args: argparse.Namespace) -> None:
             # `make demo` works twice in a row: the finished run is kept beside the new one.
             old = out.with_name(f"{out.name}-{int(marker.stat().st_mtime)}")
             out.rename(old)
-            console.print(f"The finished run in {out} was moved to {old}.")
+            console.print(f"The finished run in {out} was moved to {old}.", markup=False)
         else:
-            console.print(f"{out} holds a run that did not finish; starting afresh there.")
+            console.print(f"{out} holds a run that did not finish; starting afresh there.", markup=False)
             shutil.rmtree(out)
     run_and_report(args, config, out)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, console, load_config, summary
+from arpo_algo.cli._console import console
+from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, load_config, summary
 
 EPILOG = OVERRIDES
 #: Environments that have a search tool without being given one.
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
     if preset is not None:
         searches = config.env.id in _SEARCHING or config.env.options.get("search") is not None
         config = load_config(args, defaults=preset.config(search=searches), last=_NO_TRAINING)
-        console.print(f"Run as {preset.checkpoint} is meant to be (prompt {preset.prompt!r}, {preset.sampling}).")
+        text = f"Run as {preset.checkpoint} is meant to be (prompt {preset.prompt!r}, {preset.sampling})."
+        console.print(text, markup=False)
     trainer = Trainer(config, args.out or Path("runs/eval"), resume=args.resume, console=console)
     try:
         result = trainer.evaluate(config.model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import console
+from arpo_algo.cli._intermixed import METAVAR
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="let this model play (name or folder); without: you type the turns")
     parser.add_argument("--expert", action="store_true", help="let the task's scripted expert play")
-    parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="options of the environment")
+    parser.add_argument("options", nargs="*", metavar=METAVAR, help="options of the environment")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.table import Table
-
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import Table, console, escape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         for key, value in out.metrics.items():
             known = out.recorded.get(key)
             mark = "" if known == value else "[red]"
-            table.add_row(key, "" if known is None else f"{known:.6g}", f"{mark}{value:.6g}")
+            table.add_row(escape(key), "" if known is None else f"{known:.6g}", f"{mark}{value:.6g}")
         console.print(table)
         if out.weights is not None:
             console.print(f"largest difference of a weight from the next checkpoint: {out.weights:.3g}")

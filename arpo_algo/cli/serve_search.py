@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from arpo_env.search.cache import CachedBackend, Cassette
     from arpo_env.search.retriever import RetrieverServer
 
-    console.print(f"Opening {args.backend} …", highlight=False)
+    console.print(f"Opening {args.backend} …", highlight=False, markup=False)
     backend: SearchBackend = open_backend(args.backend, retriever=args.retriever)
     if args.cassette is not None:
         cassette = Cassette(args.cassette, read_only=args.mode in ("replay", "strict"))

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, console, load_config, summary
+from arpo_algo.cli._console import console, escape
+from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, load_config, summary
 from arpo_algo.errors import ConfigError
 
 EPILOG = OVERRIDES
@@ -27,4 +28,4 @@ def run(args: argparse.Namespace) -> None:
     finally:
         trainer.close()
     summary(results)
-    console.print(f"Model: [bold]{saved / 'model'}[/]")
+    console.print(f"Model: [bold]{escape(str(saved / 'model'))}[/]")

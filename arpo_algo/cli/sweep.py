@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.table import Table
-
-from arpo_algo.cli._runs import OVERRIDES, console, load_config
+from arpo_algo.cli._console import Table, console, escape
+from arpo_algo.cli._intermixed import METAVAR
+from arpo_algo.cli._runs import OVERRIDES, load_config
 
 EPILOG = OVERRIDES
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("runs/sweep"), help="the sweep's folder")
     parser.add_argument("--algorithm", action="append", required=True, metavar="NAME [KEY=VALUE …]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration values, see below")
+    parser.add_argument("overrides", nargs="*", metavar=METAVAR, help="configuration values, see below")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,14 +33,14 @@ def run(args: argparse.Namespace) -> None:
     entrants = [entrant(text, config) for text in args.algorithm]
     for one in entrants:
         if one.dropped:
-            console.print(f"{one.label} has no option {', '.join(one.dropped)}: left out for it")
+            console.print(f"{one.label} has no option {', '.join(one.dropped)}: left out for it", markup=False)
     rows = sweep(config, entrants, args.seeds, args.out, console)
     table = Table("algorithm", "success", "95 % interval", "by seed", title="Held-out tasks")
     for label in dict.fromkeys(r.label for r in rows):
         own = [r for r in rows if r.label == label]
         value, low, high = pooled(own)
         table.add_row(
-            label, f"{value:.1%}", f"{low:.1%} – {high:.1%}", ", ".join(f"{r.final.success:.0%}" for r in own)
+            escape(label), f"{value:.1%}", f"{low:.1%} – {high:.1%}", ", ".join(f"{r.final.success:.0%}" for r in own)
         )
     console.print(table)
-    console.print(f"Comparison: [bold]{build_sweep_page(rows, args.out)}[/]")
+    console.print(f"Comparison: [bold]{escape(str(build_sweep_page(rows, args.out)))}[/]")

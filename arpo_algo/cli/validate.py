@@ -7,18 +7,10 @@ anything is not as it must be.
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
+from arpo_algo.cli._console import Table, console, counting, escape
 from arpo_env.errors import ConfigError
-
-console = Console()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         family = one.family(args.data_dir, sandbox=args.sandbox)
         # An endless family has no "all": it gives as many as an evaluation takes.
         tasks = args.tasks or len(one.task_ids(data_dir=args.data_dir))
-        with _progress(one.name) as on_task:
+        with counting(one.name) as on_task:
             done = validate(family, tasks=tasks, seconds=args.seconds, name=one.name, on_task=on_task)
         findings += map(str, done.findings)
         result = "[green]proved[/]" if done.ok else f"[bold red]{len(done.findings)} findings[/]"
@@ -58,11 +50,3 @@ def run(args: argparse.Namespace) -> int:
     for finding in findings:
         console.print(f"[red]✗[/] {escape(finding)}", highlight=False, soft_wrap=True)
     return 1 if findings else 0
-
-
-@contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
-        bar = shown.add_task(name, total=None)
-        yield lambda done, total: shown.update(bar, completed=done, total=total)

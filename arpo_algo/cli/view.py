@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arpo_algo.cli._runs import console
+from arpo_algo.cli._console import console, escape
 from arpo_algo.errors import ConfigError
 
 
@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
     if args.serve:
         serve(args.folder, port=args.port)
         return
-    console.print(f"Report: [bold]{build_report(args.folder)}[/]")
+    console.print(f"Report: [bold]{escape(str(build_report(args.folder)))}[/]")

@@ -3,6 +3,9 @@
 Per-session bounds are rlimits; they add up (processes times address space), and only a control group bounds the
 sum. Used where it is delegated: cgroup v2 with ``memory`` and ``pids`` enabled for children of our own group or
 of its parent, or the v1 ``pids`` hierarchy. Absent anywhere else, which ``arpo sandbox check`` says.
+
+A process enters the group itself, before it becomes the sandbox: moved from outside it would go alone, for by
+then it has started others.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,6 +22,9 @@ from .base import Limits
 _V2 = Path("/sys/fs/cgroup")
 _count = itertools.count()
 _PREFIX = "arpo-sandbox-"
+_IDLE = 1024  # sessions a supervisor can hold (its CAPACITY), one process each
+#: ``sh -c _ENTER GROUP COMMAND…``: into the group or nowhere. (A preexec_fn is not safe beside threads.)
+_ENTER = 'echo $$ > "$0" && exec "$@"'
 
 
 class Group:
@@ -27,9 +34,20 @@ class Group:
         self.path = path
         self.controls = controls
 
-    def add(self, pid: int) -> None:
-        with contextlib.suppress(OSError):
-            (self.path / "cgroup.procs").write_text(str(pid))
+    def around(self, command: list[str]) -> list[str]:
+        """``command`` as one that enters the group first; where it cannot, the command does not run."""
+        return ["/bin/sh", "-c", _ENTER, str(self.path / "cgroup.procs"), *command]
+
+    def admits(self) -> bool:
+        """Can a process enter? Proved with one: a group may be made, and bounded, where none may be moved to."""
+        try:
+            done = subprocess.run(
+                self.around(["/bin/sh", "-c", "exit 0"]), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, timeout=10, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
 
     def remove(self) -> None:
         for _ in range(50):
@@ -72,9 +90,12 @@ def _sweep(parent: Path) -> None:
 
 
 def create(limits: Limits) -> Group | None:
-    """A group bounded for about 64 busy sessions and half of the machine's memory; None where not delegated."""
+    """A group for as many idle sessions as fit, 64 busy ones and half of the machine's memory.
+
+    None where no group can be made, bounded and entered.
+    """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    tasks = 64 * (limits.processes + 2)
+    tasks = _IDLE + 64 * (limits.processes + 2)
     for parent, version in _candidates():
         try:
             if not os.access(parent, os.W_OK):
@@ -95,5 +116,8 @@ def create(limits: Limits) -> Group | None:
                 continue
         except OSError:
             continue
-        return Group(path, "memory and processes" if version == "v2" else "processes")
+        group = Group(path, "memory and processes" if version == "v2" else "processes")
+        if group.admits():
+            return group
+        group.remove()
     return None

@@ -14,7 +14,16 @@ from ..errors import ArpoEnvError
 from .base import Limits
 from .factory import LOCAL, TIERS, make_sandbox
 from .local import ServerSandbox
+from .masking import MASKED
 
+#: Says which packages that hold answers can be had inside: empty where they are masked, or not there.
+_LOOK = f"""
+import importlib
+for name in {MASKED!r}:
+    try: importlib.import_module(name)
+    except Exception: continue
+    print(name)
+"""
 _LANDLOCK = {1: "files", 4: "files, TCP", 6: "files, TCP, signals and abstract sockets of other lineages"}
 
 
@@ -52,6 +61,8 @@ def _describe(name: str, default: bool) -> TierReport:
         result = sandbox.session(seed=0).run("1 + 1")
         if result.output.strip() != "2":
             return TierReport(name, False, f"1 + 1 gave {result.output!r}")
+        look = sandbox.session(seed=0).run(_LOOK)
+        answers = tuple(look.output.split()) if look.status == "ok" else MASKED
         group = sandbox.control_group()
     except ArpoEnvError as error:
         return TierReport(name, False, str(error))
@@ -64,11 +75,11 @@ def _describe(name: str, default: bool) -> TierReport:
             closes=("endless loops, output floods, memory of one process",),
             leaves=("everything else: the code runs as you, sees your files and your network",),
         )  # fmt: skip
-    layers, closes, leaves = _explain(name, features, group)
+    layers, closes, leaves = _explain(name, features, group, answers)
     return TierReport(name, True, "", default, layers, closes, leaves, features)
 
 
-def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str, ...], ...]:
+def _explain(name: str, features: dict[str, Any], group: str, answers: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Layers, what they close, and what they leave open."""
     inner = features["layers"]
     layers = ["container" if name == "docker" else "namespaces (mount, pid, net, ipc, uts, cgroup, user)", "rlimits"]
@@ -77,6 +88,10 @@ def _explain(name: str, features: dict[str, Any], group: str) -> tuple[tuple[str
               " (unless the engine runs gVisor)"), "a cell's report about itself: code can always print or end early",
               "a session that was hostile before it was cloned can listen in on its clones",
               "CPU time of background threads between two cells"]  # fmt: skip
+    if answers:
+        leaves.append("answers to tasks in packages that can be read inside: " + ", ".join(answers))
+    else:
+        closes.append("answers to tasks in installed packages (" + ", ".join(MASKED) + ")")
     if inner["gate"]:
         layers.append("seccomp filter with a gate")
         closes.append("mount, unshare, ptrace, keys, bpf, sockets and other calls no cell needs")

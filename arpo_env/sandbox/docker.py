@@ -199,8 +199,8 @@ class DockerSandbox(ServerSandbox):
         except docker.errors.ImageNotFound as error:
             client.close()
             raise ToolUnavailable(
-                f"the image {self.image!r} is not on this engine; build it with docker/Dockerfile, or without a "
-                "registry with docker/make_image.sh, or name another with ARPO_SANDBOX_IMAGE"
+                f"the image {self.image!r} is not on this engine; in a checkout, `docker build -t {self.image} docker` "
+                f"makes it (without a registry: `docker/make_image.sh {self.image}`). ARPO_SANDBOX_IMAGE names another."
             ) from error
         except docker.errors.DockerException as error:
             client.close()

@@ -110,15 +110,17 @@ class _Pipe(Transport):
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         try:
             number = str(theirs.fileno())
-            self._process = _start_process([*command, number, number], theirs.fileno(), env, self._errors.fileno())
+            command = [*command, number, number]
+            entering = command if group is None else group.around(command)
+            self._process = _start_process(entering, theirs.fileno(), env, self._errors.fileno())
         except OSError as error:
             ours.close()
             self._errors.close()
+            if group is not None:
+                group.remove()
             raise ToolUnavailable(f"{command[0]} could not be started: {error}") from error
         finally:
             theirs.close()
-        if group is not None:
-            group.add(self._process.pid)
         with contextlib.suppress(OSError):
             for message in first:
                 ours.sendall(wire.pack(message))

@@ -1,4 +1,5 @@
-"""What of the host a local sandbox can see: the interpreter, its packages, the system's libraries. Nothing else.
+"""What of the host a local sandbox can see: the interpreter, its packages (but those that hold answers, see
+``masking``), the system's libraries. Nothing else.
 
 The list is the same for bubblewrap and for our own namespaces. No ``/etc`` (but the linker's cache), no
 ``/home``, no ``/var``, no repository, no environment variable.
@@ -10,6 +11,8 @@ import os
 import site
 import sys
 from pathlib import Path
+
+from . import masking
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 _SYSTEM = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/bin", "/usr/share/zoneinfo", "/usr/share/fonts")
@@ -55,6 +58,7 @@ def plan() -> list[list[str]]:
             steps.append(["link", str(Path(name).readlink()), name])
         elif Path(name).is_dir() and name not in done:
             steps.append(["ro", name, name])
+    steps += masking.steps([args[-1] for kind, *args in steps if kind == "ro"])
     steps += [["ro", p, p] for p in (*_FILES, *_HUGE) if Path(p).exists()]
     steps += [["dev", f"/dev/{d}", f"/dev/{d}"] for d in DEVICES]
     steps += [

@@ -102,7 +102,10 @@ class Cassette:
             raise ConfigError(f"no cassette at {self.path}; record one first (mode='record')")
         if not self.path.parent.is_dir():
             raise ConfigError(f"the folder of the cassette {self.path} does not exist; create it first")
-        self._connection()
+        try:
+            self._local.held = _Held(self._connect())
+        except sqlite3.Error as error:
+            raise ConfigError(f"{self.path} cannot be used as a cassette: {error}") from None
 
     def get(self, tool: str, corpus: str, arguments: str) -> Any:
         """The stored value, or None.
@@ -137,7 +140,11 @@ class Cassette:
         return self.get(tool, corpus, arguments)
 
     def put_many(self, tool: str, corpus: str, rows: Iterable[tuple[str, Any]]) -> int:
-        """Store many (arguments, value) pairs in one transaction, all or none; returns how many were new."""
+        """Store many (arguments, value) pairs in one transaction, all or none; returns how many were new.
+
+        Raises:
+            InfraError: the file cannot be written.
+        """
         connection = self._connection()
         with self._faults("write"):
             before = connection.total_changes
@@ -187,15 +194,23 @@ class Cassette:
     # ------------------------------------------------------------------ inside
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection (SQLite connections belong to one thread and never cross a fork)."""
+        """This thread's connection (SQLite connections belong to one thread and never cross a fork).
+
+        Raises:
+            InfraError: none can be opened. The file was a cassette when this object was made, so a new thread that
+                cannot open it met a fault of the machine (no descriptor left, a lock, a full disk).
+        """
         held: _Held | None = getattr(self._local, "held", None)
         if held is not None and held.pid == os.getpid():
             return held.connection
         try:
-            held = self._local.held = _Held(self._open_read_only() if self.read_only else self._open())
-        except sqlite3.Error as error:
-            raise ConfigError(f"{self.path} cannot be used as a cassette: {error}") from None
+            held = self._local.held = _Held(self._connect())
+        except (sqlite3.Error, ConfigError) as error:
+            raise InfraError(f"the cassette {self.path} cannot be opened for one more thread: {error}") from error
         return held.connection
+
+    def _connect(self) -> sqlite3.Connection:
+        return self._open_read_only() if self.read_only else self._open()
 
     def _open(self) -> sqlite3.Connection:
         connection: sqlite3.Connection = sqlite3.connect(self.path, **_OPTIONS)

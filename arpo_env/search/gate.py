@@ -22,6 +22,10 @@ from arpo_env.errors import ConfigError, InfraError
 _RECORD_BYTES = 256
 
 
+class CircuitOpen(InfraError):
+    """Nobody is let in for a while, after failures in a row."""
+
+
 @dataclass
 class _State:
     tokens: float
@@ -75,17 +79,22 @@ class Gate:
         except OSError as error:
             raise ConfigError(f"the rate limit's file {self.path} cannot be used: {error}") from None
 
-    def enter(self) -> None:
-        """Wait for one's turn.
+    def enter(self, *, again: bool = False) -> None:
+        """Wait for one's turn, and then report with :meth:`leave`.
+
+        Args:
+            again: another request of a caller that is inside. It takes its turn like any other, but the circuit lets
+                it pass (it may be the probe), and one report counts for them all.
 
         Raises:
-            InfraError: the circuit is open, or the queue is longer than ``max_wait``.
+            CircuitOpen: it failed too often lately.
+            InfraError: the queue is longer than ``max_wait``.
         """
         with self._locked() as state:
             now = self._clock()
-            if state.open_until > now:
+            if state.open_until > now and not again:
                 left = state.open_until - now
-                raise InfraError(
+                raise CircuitOpen(
                     f"{self._label} is paused for {left:.0f} s more after {state.failures} failures in a row"
                 )
             # A clock that was set back must not freeze the bucket.

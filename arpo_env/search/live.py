@@ -25,7 +25,7 @@ from urllib.parse import urljoin, urlsplit
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
 from arpo_env.search.base import Hit
-from arpo_env.search.gate import Gate, cache_folder
+from arpo_env.search.gate import CircuitOpen, Gate, cache_folder
 from arpo_env.shared import Shared
 from arpo_env.web.extract import decode
 
@@ -38,6 +38,7 @@ _CHALLENGE = re.compile(
 #: Longest reply that is read, decompressed; a page of results has some tens of kilobytes.
 _MAX_BYTES = 4 << 20
 _MAX_REDIRECTS = 3
+_OFFLINE = "Live search needs the network; without one, replay a recording (ARPO-WebReplay-v0 with cassette=…)"
 
 
 class Throttled(InfraError):
@@ -115,7 +116,10 @@ class LiveSearch(Shared):
             raise ConfigError(f"k must be >= 1, got {k}")
         wait = self._backoff
         for attempt in range(self._retries + 1):
-            self.gate.enter()
+            try:
+                self.gate.enter()
+            except CircuitOpen as error:
+                raise CircuitOpen(f"{error}. {_OFFLINE}") from None
             failure = self._attempt(query)
             self.gate.leave(ok=not isinstance(failure, InfraError))
             if not isinstance(failure, InfraError):
@@ -131,7 +135,7 @@ class LiveSearch(Shared):
         try:
             reply = self.fetch(query)
         except OSError as error:
-            return InfraError(f"{self.fingerprint} cannot be reached: {error}")
+            return InfraError(f"{self.fingerprint} cannot be reached: {error}. {_OFFLINE}")
         if reply.status != 200:
             return Throttled(f"{self.fingerprint} answered HTTP {reply.status}")
         if not reply.hits and (not reply.text.strip() or _CHALLENGE.search(reply.text)):

@@ -291,8 +291,12 @@ class _Handler(BaseHTTPRequestHandler):
     backend: SearchBackend
     protocol_version = "HTTP/1.1"
     server_version = "arpo-search"
+    _close_after = True
 
     def do_POST(self) -> None:
+        # What is answered before the body was read whole closes the connection: the rest of the body would be taken
+        # for the next request.
+        self._close_after, self.close_connection = self.close_connection, True
         if urlsplit(self.path).path.rstrip("/") != "/retrieve":
             self._reply(404, {"error": "POST to /retrieve"})
             return
@@ -309,6 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(200, reply)
 
     def do_GET(self) -> None:
+        self.close_connection = True  # a body, which a GET may have too, stays unread
         if self.path == "/health":
             self._reply(200, {"status": "ok"})
         else:
@@ -316,11 +321,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _request(self) -> tuple[list[str], int, bool]:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length[:10]) > _MAX_REQUEST_BYTES:
-            self.close_connection = True  # the body stays unread
-            raise _BadRequest(f"Content-Length must be given and at most {_MAX_REQUEST_BYTES}")
+        # Ten digits are enough, and int() of a long text is slow.
+        size = int(length) if length.isdecimal() and len(length) <= 10 else -1
+        if not 0 <= size <= _MAX_REQUEST_BYTES or "Transfer-Encoding" in self.headers:
+            raise _BadRequest(
+                f"Content-Length must be given and at most {_MAX_REQUEST_BYTES}, got {length[:40]!r}; "
+                "chunks are not read"
+            )
+        body = self.rfile.read(size)
+        self.close_connection = self._close_after
         try:
-            request: Any = json.loads(self.rfile.read(int(length)))
+            request: Any = json.loads(body)
         except (ValueError, RecursionError):
             raise _BadRequest("the body is no JSON") from None
         if not isinstance(request, dict):
@@ -342,6 +353,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if status == 503:
             self.send_header("Retry-After", "1")
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

@@ -2,7 +2,9 @@
 
 The split is what makes forking cheap: clones of an environment share the ``Tool`` (an index, a cache, a
 fork server) and each own a ``ToolSession`` (an interpreter's variables). Adding a tool is adding one file
-with a ``Tool`` subclass and one line in ``tools/__init__.py``.
+with a ``Tool`` subclass. Nothing lists tools: an environment gets them from the function it is made with (split ->
+tools), and each brings its own ``name``. Only the names that the option ``tools`` of ``gymnasium.make`` takes stand
+somewhere, beside the functions that make them: in :mod:`arpo_env.registration`.
 """
 
 from __future__ import annotations

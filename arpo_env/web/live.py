@@ -22,7 +22,7 @@ from arpo_env.search.base import Page
 from arpo_env.search.gate import Gate, cache_folder
 from arpo_env.shared import Shared
 from arpo_env.web.address import AddressPolicy, Target
-from arpo_env.web.base import PageFault, Refusal
+from arpo_env.web.base import PageFault
 from arpo_env.web.extract import Extractor
 from arpo_env.web.fetch import Budget, Document, Fetcher
 from arpo_env.web.robots import Robots
@@ -123,14 +123,11 @@ class LivePages(Shared):
 
     def _visit(self, url: str) -> Document:
         """One attempt, from robots.txt to a good status."""
-        budget = Budget(self._seconds)
-        host: list[Gate] = []
+        budget, turn = Budget(self._seconds), _Turn()
 
         def enter(target: Target, delay: float) -> None:
-            gate = self._gate(target.host, delay)
             with budget.paused():
-                gate.enter()
-            host[:] = [gate]
+                turn.enter(target.host, self._gate(target.host, delay))
 
         def polite(target: Target) -> None:
             enter(target, self._robots.check(target, rules))
@@ -138,18 +135,16 @@ class LivePages(Shared):
         def rules(url: str) -> Document:
             return self._fetcher.fetch(url, budget, lambda target: enter(target, 0.0))
 
+        ok = True
         try:
             document = self._fetcher.fetch(url, budget, polite)
             document.check_status()
+            return document
         except PageFault as fault:
-            # Only what may pass speaks against the host as a whole; a broken page is just that.
-            _leave(host, ok=not fault.may_pass)
+            ok = not fault.may_pass  # only that speaks against the host as a whole; a broken page is just that
             raise
-        except Refusal:
-            _leave(host, ok=True)
-            raise
-        _leave(host, ok=True)
-        return document
+        finally:
+            turn.leave(ok=ok)
 
     def _gate(self, host: str, delay: float) -> Gate:
         name = hashlib.sha256(host.encode()).hexdigest()[:16]
@@ -164,6 +159,30 @@ class LivePages(Shared):
         )
 
 
-def _leave(host: list[Gate], *, ok: bool) -> None:
-    for gate in host:
-        gate.leave(ok)
+class _Turn:
+    """The one host that a visit is at. Redirects, and robots.txt, take it through several, or to one more than once.
+
+    Each host is reported on once for each time the visit comes to it: what leads on to another host did answer, and
+    the last host gets the outcome. A host that is not reported on would stay behind a half-open circuit.
+    """
+
+    def __init__(self) -> None:
+        self._host = ""
+        self._gate: Gate | None = None
+
+    def enter(self, host: str, gate: Gate) -> None:
+        """Come to ``host``, or ask it for one thing more: a redirect that works and then fails is still a failure.
+
+        Raises:
+            InfraError: as :meth:`Gate.enter`.
+        """
+        if host != self._host:
+            self.leave(ok=True)
+        gate.enter(again=self._gate is not None)
+        self._host, self._gate = host, gate
+
+    def leave(self, *, ok: bool) -> None:
+        """Report on the host that the visit is at, if it is at one."""
+        gate, self._host, self._gate = self._gate, "", None
+        if gate is not None:
+            gate.leave(ok)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -22,6 +23,14 @@ except ImportError as error:
 
 #: Longest pause between two requests that a site is granted, in seconds.
 _MAX_DELAY = 30.0
+#: What is read of one robots.txt, in bytes; RFC 9309 wants 500 KiB at least. It is parsed in 0.3 s at worst.
+_MAX_BYTES = 512 << 10
+#: Characters of text that are kept as rules, over all origins. Small, because a rule set of short wildcards takes 48
+#: bytes of memory a character: hostile sites fill 200 MiB and no more. Of an ordinary 2 KiB, it is 2,000 sites.
+_MAX_KEPT = 4 << 20
+#: What starts a group, in all the spellings that protego takes.
+_GROUP = re.compile(r"\s*user(?:-|\s+)?agent[\s:]+([^#]*)", re.IGNORECASE)
+_NOBODY = "User-agent: (nobody)"
 
 
 class Robots:
@@ -30,7 +39,7 @@ class Robots:
     Args:
         agent: the product token that rules name (``arpo-browse``).
         seconds: how long rules are kept.
-        origins: how many are kept.
+        origins: how many are kept, at most.
         clock: monotonic seconds (tests pass their own).
     """
 
@@ -43,7 +52,9 @@ class Robots:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agent, self._seconds, self._origins, self._clock = agent, seconds, origins, clock
-        self._kept: OrderedDict[str, tuple[float, Protego]] = OrderedDict()
+        #: Origin -> (until when, rules, length of their text).
+        self._kept: OrderedDict[str, tuple[float, Protego, int]] = OrderedDict()
+        self._length = 0
         self._lock = threading.Lock()
 
     def check(self, target: Target, fetch: Callable[[str], Document]) -> float:
@@ -65,13 +76,19 @@ class Robots:
             known = self._kept.get(target.origin)
             if known is not None and known[0] > self._clock():
                 return known[1]
-        rules = Protego.parse(self._text(target, fetch))
+        text = _only_for(self._agent, self._text(target, fetch))
+        rules = Protego.parse(text)
         with self._lock:
-            self._kept[target.origin] = (self._clock() + self._seconds, rules)
-            self._kept.move_to_end(target.origin)
-            while len(self._kept) > self._origins:
-                self._kept.popitem(last=False)
+            self._forget(target.origin)
+            self._kept[target.origin] = (self._clock() + self._seconds, rules, len(text))
+            self._length += len(text)
+            while len(self._kept) > self._origins or self._length > _MAX_KEPT:
+                self._forget(next(iter(self._kept)))
         return rules
+
+    def _forget(self, origin: str) -> None:
+        _, _, length = self._kept.pop(origin, (0.0, None, 0))
+        self._length -= length
 
     def _text(self, target: Target, fetch: Callable[[str], Document]) -> str:
         try:
@@ -90,4 +107,39 @@ class Robots:
                 may_pass=True,
                 retry_after=document.retry_after,
             )
-        return document.body.decode("utf-8-sig", "replace")
+        return _beginning(document.body).decode("utf-8-sig", "replace")
+
+
+def _beginning(body: bytes) -> bytes:
+    """As much as is read, in whole lines: half a line would be another rule."""
+    if len(body) <= _MAX_BYTES:
+        return body
+    head = body[:_MAX_BYTES]
+    return head[: max(head.rfind(b"\n"), head.rfind(b"\r")) + 1]
+
+
+def _only_for(agent: str, text: str) -> str:
+    """``text`` with every group that is not for ``agent`` given to nobody.
+
+    The parser keeps each rule once for each agent of its group: 250 KiB of names above as many rules would be some
+    hundred million. With two names left it keeps them twice at most. The group is the one that the parser would choose:
+    that of the longest name which ``agent`` begins with, or else that of ``*``.
+    """
+    lines = text.splitlines()
+    names = [_named(agent, line) for line in lines]
+    best = max(filter(None, names), key=len, default=None)
+    ours = f"User-agent: {best}"
+    return "\n".join(
+        line if name is None else (ours if name == best else _NOBODY) for line, name in zip(lines, names, strict=True)
+    )
+
+
+def _named(agent: str, line: str) -> str | None:
+    """Whom a line that starts a group names: ``*``, a beginning of ``agent``, or nobody (empty). None: another line."""
+    match = _GROUP.match(line)
+    if match is None:
+        return None
+    name = match[1].strip().lower()
+    if name != "*":
+        name = name.replace("*", "")  # as the parser does
+    return name if name == "*" or agent.lower().startswith(name) else ""

@@ -19,16 +19,21 @@ from arpo_env.env import AgentEnv
 from arpo_env.protocol import Malformed, MalformedReason, answer_turn, parse
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["environments.md", "add-a-tool.md", "add-a-task-family.md", "browse.md"]
+PAGES = ["environments.md", "add-a-tool.md", "add-a-task-family.md", "browse.md", "deepsearch.md"]
 
 
-def snippets(page: str) -> list[tuple[int, str]]:
-    """(line, code) of each Python block; every fence of the page is one."""
+def snippets(page: str) -> list[tuple[int, str, str | None]]:
+    """(line, code, what it must print) of each Python block; a ``text`` block shows the output of the one before."""
     text = (DOCS / page).read_text()
-    found = [
-        (text.count("\n", 0, m.start()) + 2, m[2]) for m in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
-    ]
-    assert len(found) == text.count("```python\n") == text.count("```") / 2, "a block that is not run"
+    found: list[tuple[int, str, str | None]] = []
+    for m in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        if m[1] == "text":
+            line, code, _ = found.pop()
+            found.append((line, code, m[2]))
+        else:
+            assert m[1] == "python", "a block that is not run"
+            found.append((text.count("\n", 0, m.start()) + 2, m[2], None))
+    assert text.count("```") / 2 == len(found) + text.count("```text\n"), "a block that is not run"
     return found
 
 
@@ -54,15 +59,19 @@ def registered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("page", PAGES)
-def test_every_snippet_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page not in ("add-a-tool.md", "browse.md"):
+def test_every_snippet_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if page not in ("add-a-tool.md", "browse.md", "deepsearch.md"):
         needs_python()
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(page.removesuffix(".md").replace("-", "_"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for line, code in snippets(page):
+    for line, code, shown in snippets(page):
+        capsys.readouterr()
         # Blank lines in front, so that an error names the line of the page.
         exec(compile("\n" * (line - 1) + code, str(DOCS / page), "exec", dont_inherit=True), module.__dict__)
+        assert shown is None or capsys.readouterr().out == shown, f"{page}:{line} prints something else"
 
 
 def test_the_ids_are_all_there() -> None:

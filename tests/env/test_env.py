@@ -469,7 +469,7 @@ def test_a_value_that_cannot_be_is_refused(options: dict[str, Any], message: str
         ("ARPO-Math-v0", {"max_tool_cals": 3}, "option of ARPO-Math-v0 'max_tool_cals'; did you mean 'max_tool_calls'"),
         ("ARPO-DeepSearch-v0", {"hop": (1,)}, "did you mean 'hops'"),
         ("ARPO-DeepSearch-v0", {"tools": ("serch",)}, "unknown tool 'serch'; did you mean 'search'"),
-        ("ARPO-DeepSearch-v0", {"tools": "search"}, r"write \('search',\)"),
+        ("ARPO-DeepSearch-v0", {"tools": "search"}, r"write tools=\('search',\)"),
         ("ARPO-Math-v0", {"sandbox": "bublewrap"}, "did you mean 'bubblewrap'"),
         ("ARPO-ReasoningGym-v0", {"dataset": "gdc"}, "did you mean 'gcd'"),
         ("ARPO-Dataset-v0", {}, "needs the option path"),

@@ -54,6 +54,21 @@ class Box:
             time.sleep(0.02)
 
 
+def descendants(pid: int) -> list[int]:
+    """Every process below ``pid``, as the host sees them."""
+    found, todo = [], [pid]
+    while todo:
+        current = todo.pop()
+        for path in Path(f"/proc/{current}/task").glob("*/children"):
+            try:
+                children = [int(x) for x in path.read_text().split()]
+            except OSError:
+                continue
+            found += children
+            todo += children
+    return found
+
+
 def _make(name: str) -> ServerSandbox:
     preload = ("numpy",)
     if name == "docker":

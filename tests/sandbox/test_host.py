@@ -25,7 +25,7 @@ from arpo_env.sandbox.inside.capture import Capture
 from arpo_env.sandbox.local import LocalSandbox, ServerSandbox
 from arpo_env.sandbox.pool import FairGate, SandboxPool
 
-from .conftest import LIMITS, Box
+from .conftest import LIMITS, Box, descendants
 
 
 @pytest.fixture
@@ -163,8 +163,9 @@ def test_gvisor_is_taken_where_the_engine_has_it(
         def close(self) -> None: ...
 
     monkeypatch.setattr(tier, "connect", Engine)
-    with pytest.raises(ToolUnavailable, match="is not on this engine"):
-        tier.DockerSandbox(runtime=asked).session(seed=0)
+    how = r"'arpo-mine:1' is not on this engine.*`docker build -t arpo-mine:1 docker`.*ARPO_SANDBOX_IMAGE"
+    with pytest.raises(ToolUnavailable, match=how):
+        tier.DockerSandbox(image="arpo-mine:1", runtime=asked).session(seed=0)
     assert order.get("runtime") == taken
     assert order["network_mode"] == "none"
 
@@ -305,20 +306,6 @@ def test_a_forked_child_uses_its_own_server(local: ServerSandbox) -> None:
     assert session.run("x").output == "'parent'\n"
 
 
-def _descendants(pid: int) -> list[int]:
-    found, todo = [], [pid]
-    while todo:
-        current = todo.pop()
-        for path in Path(f"/proc/{current}/task").glob("*/children"):
-            try:
-                children = [int(x) for x in path.read_text().split()]
-            except OSError:
-                continue
-            found += children
-            todo += children
-    return found
-
-
 def _running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -353,7 +340,7 @@ def test_a_killed_parent_leaves_nothing_behind(tier: str) -> None:
     with subprocess.Popen([sys.executable, "-c", _ORPHANER, tier], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
-        family = _descendants(parent.pid)
+        family = descendants(parent.pid)
         assert len(family) >= 3
         parent.send_signal(signal.SIGKILL)
         parent.wait()

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,6 +157,44 @@ def test_foreign_and_damaged_files_are_refused_and_left_alone(tmp_path: Path) ->
         assert path.read_bytes() == before
     with pytest.raises(ConfigError, match="does not exist"):
         Cassette(tmp_path / "no" / "folder.sqlite")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_thread_that_cannot_open_the_file_met_a_fault_and_no_mistake(
+    cassette: Cassette, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    cassette.put("search", "c", "k", 1)
+    tape = Cassette(cassette.path, read_only=read_only)
+    operations: list[Callable[[], object]] = [
+        lambda: tape.get("search", "c", "k"), lambda: tape.put("search", "c", "k", 2), lambda: len(tape), tape.check,
+        lambda: tape.put_many("search", "c", [("k", 1)]), lambda: tape.corpora("search"),
+    ]  # fmt: skip
+
+    def no_descriptor(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", no_descriptor)
+        for operation in operations:
+            with pytest.raises(InfraError, match=r"tape.sqlite cannot be opened for one more thread: unable to open"):
+                pool.submit(operation).result(60)
+        with pytest.raises(ConfigError, match="cannot be used as a cassette: unable to open"):
+            Cassette(cassette.path)
+        patch.undo()
+        assert pool.submit(operations[0]).result(60) == 1  # and it passes
+    tape.close()
+
+
+def test_a_file_that_was_replaced_meanwhile_is_a_fault_too(tmp_path: Path) -> None:
+    path = tmp_path / "tape.sqlite"
+    tape = Cassette(path)
+    tape.close()
+    path.unlink()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(InfraError, match="is a database, but no cassette"):
+        tape.get("search", "c", "k")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Live search: the gate's arithmetic over processes, and an engine that misbehaves (a local server; no network)."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import arpo_env  # noqa: F401 (registers the environments)
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
 from arpo_env.search.base import Hit, SearchBackend
 from arpo_env.search.gate import Gate
@@ -102,6 +105,21 @@ def test_the_circuit_opens_and_a_single_probe_closes_it(tmp_path: Path) -> None:
         limit.enter()
     clock.now += 1
     limit.enter()
+    limit.leave(True)
+    limit.enter()
+
+
+def test_who_is_inside_may_ask_again_and_reports_once(tmp_path: Path) -> None:
+    clock = Clock()
+    limit = gate(tmp_path / "g", clock, burst=1, trip_after=1, cool_down=10.0)
+    limit.enter()
+    limit.leave(False)
+    clock.now += 10
+    limit.enter()  # the probe
+    limit.enter(again=True)
+    assert clock.waits == [0.5]  # a turn of its own all the same
+    with pytest.raises(InfraError, match="paused"):
+        limit.enter()
     limit.leave(True)
     limit.enter()
 
@@ -292,8 +310,25 @@ def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
     clock = Clock()
     fetch = DdgsFetcher("duckduckgo", "us-en", 2.0, search_url="http://127.0.0.1:9/")
     backend = LiveSearch(fetch=fetch, gate=gate(tmp_path / "g", clock), sleep=clock.sleep, retries=1)
-    with pytest.raises(InfraError, match="cannot be reached"):
+    with pytest.raises(InfraError, match=r"cannot be reached: .*needs the network; .*ARPO-WebReplay-v0"):
         backend.search("q", 3)
+
+
+def test_without_a_network_the_environment_names_the_way_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(query: str) -> Reply:
+        raise OSError("DNS error")
+
+    clock = Clock()
+    offline = functools.partial(LiveSearch, fetch=unreachable, gate=gate(tmp_path / "g", clock), sleep=clock.sleep)
+    monkeypatch.setattr("arpo_env.search.live.LiveSearch", offline)
+    (tmp_path / "q.jsonl").write_text('{"question": "Who?", "answer": "Ann"}\n')
+    for why in ("DNS error", "paused for .* after 5 failures in a row"):  # asked three times, then twice
+        with pytest.raises(ToolUnavailable, match=rf"does not answer: .*{why}.*needs the network.*ARPO-WebReplay-v0"):
+            gymnasium.make(
+                "ARPO-Web-v0", path=tmp_path / "q.jsonl", name="q", tools=("search",), cassette=tmp_path / "tape.sqlite"
+            )
 
 
 def test_unknown_engines_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -270,6 +271,57 @@ def test_requests_without_end_and_wrong_paths_are_refused() -> None:
         assert post(served.url, b"", {"Content-Length": "9" * 30})[0] == 400
         assert post(served.url, b"", {"Content-Length": "-5"})[0] == 400
         assert post(served.url, b"{}", path="/other")[0] == 404
+
+
+def answers(url: str, *requests: bytes) -> list[bytes]:
+    """The statuses that one connection gives to all that is sent at once."""
+    host, port = url.split("/")[2].split(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"".join(requests))
+        connection.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):  # the server closed before it read all
+            while part := connection.recv(65536):
+                received += part
+    return re.findall(rb"HTTP/1\.1 (\d+)", received)
+
+
+def request(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers]
+    if not any(header.startswith("Content-Length") for header in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+GOOD_BODY = b'{"queries": ["kel"]}'
+GOOD_REQUEST = request("/retrieve", GOOD_BODY)
+
+
+def test_a_length_with_leading_zeros_is_no_way_around_the_limit() -> None:
+    body = json.dumps({"queries": ["x" * (3 << 20)]}).encode()
+    with RetrieverServer(INDEX) as served:
+        for zeros in ("0" * 10, "0" * 3):
+            code, reply = post(served.url, body[:100], {"Content-Length": f"{zeros}{len(body)}"})
+            assert code == 400
+            assert f"at most 1048576, got '{zeros}" in reply["error"]  # type: ignore[index]
+        small = request("/retrieve", GOOD_BODY, "Content-Length: 0020")
+        assert answers(served.url, small, GOOD_REQUEST) == [b"200", b"200"]
+
+
+@pytest.mark.parametrize(
+    ("early", "status"),
+    [
+        (request("/other", GOOD_REQUEST), b"404"),
+        (request("/retrieve", GOOD_BODY, "Content-Length: 20", "Transfer-Encoding: chunked"), b"400"),
+        (request("/health", GOOD_REQUEST, method="GET"), b"200"),
+        (request("/other", GOOD_REQUEST, method="GET"), b"404"),
+    ],
+)
+def test_a_body_that_was_not_read_is_no_next_request(early: bytes, status: bytes) -> None:
+    with RetrieverServer(INDEX) as served:
+        assert answers(served.url, GOOD_REQUEST, GOOD_REQUEST, early) == [b"200", b"200", status]
+        bad = request("/retrieve", b"{")
+        assert answers(served.url, bad, GOOD_REQUEST) == [b"400", b"200"]  # read whole: the connection stays
 
 
 def test_a_backend_that_is_down_is_503_and_a_bug_is_500() -> None:

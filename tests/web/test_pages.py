@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hostile import ARTICLE, Handler, Site, reader, serving
+from hostile import ARTICLE, Handler, Site, Waits, reader, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +20,11 @@ from arpo_env.search.cache import CachedBackend, Cassette
 from arpo_env.tasks.deepsearch import DeepSearchFamily
 from arpo_env.tasks.deepsearch.pages import WorldPages
 from arpo_env.tasks.deepsearch.world import World, WorldSpec
-from arpo_env.web import extract
-from arpo_env.web.address import parse_url
+from arpo_env.web import extract, robots
+from arpo_env.web.address import Target, parse_url
 from arpo_env.web.base import PageFault, PageSource, Refusal
 from arpo_env.web.extract import Extractor, decode, tidy
-from arpo_env.web.fetch import Document
+from arpo_env.web.fetch import Budget, Document
 from arpo_env.web.live import LivePages
 from arpo_env.web.local import LocalPages
 from arpo_env.web.recorded import RecordedPages
@@ -128,6 +130,81 @@ def test_robots_are_asked_again_after_a_day() -> None:
     assert len(asked) == 5
 
 
+def rules(body: bytes, *paths: str) -> list[bool]:
+    """Which of the paths a robots.txt allows."""
+
+    def allows(path: str) -> bool:
+        try:
+            known.check(parse_url(f"http://a.test{path}"), lambda url: Document(parse_url(url), 200, "", "", body))
+        except Refusal:
+            return False
+        return True
+
+    known = Robots("arpo-browse")
+    return [allows(path) for path in paths]
+
+
+def test_a_robots_txt_without_end_is_read_to_512_kib_and_in_whole_lines() -> None:
+    line = b"Disallow: /%07d/private-and-more\n"
+    body = b"User-agent: *\n" + b"".join(line % n for n in range(90_000))
+    inside = ((512 << 10) - 14) // len(line % 0)  # lines that fit whole
+    paths = [f"/{n:07d}/private-and-more" for n in (0, inside - 1, inside, 89_999)]
+    start = time.process_time()
+    assert rules(body, *paths, f"/{inside:07d}/p", "/other") == [False, False, True, True, True, True]
+    assert time.process_time() - start < 20  # 0.2 s
+    assert rules(body.replace(b"\n", b"\r"), *paths) == [False, False, True, True]
+    assert rules(b"Disallow: /" + b"x" * (600 << 10), "/x") == [True]
+
+
+def test_many_names_above_many_rules_are_no_bomb() -> None:
+    names = b"".join(b"useragent %x\n" % n for n in range(2000))
+    body = names + b"User-agent: *\n" + b"".join(b"disallow:/%x/\n" % n for n in range(2000))
+    text = robots._only_for("arpo-browse", body.decode())
+    kept = sum(len(group._rules) for group in robots.Protego.parse(text)._user_agents.values())
+    assert kept <= 4000  # and not four million
+    assert rules(body, "/7cf/", "/7d0/") == [False, True]
+
+
+_NAMES = ["*", "arpo", "Arpo-Browse", "arpo*", "**", "a*r*p", "browse", "other", "arpo-browse/1.0", "", "a # b"]
+_LINES = st.one_of(
+    st.tuples(st.sampled_from(["User-agent: ", "useragent:", "USER AGENT ", "user  agent "]), st.sampled_from(_NAMES)),
+    st.tuples(st.sampled_from(["Disallow: ", "Allow:"]), st.sampled_from(["/", "/a", "/a/*b", "/a$", "", "/b"])),
+    st.tuples(st.sampled_from(["Crawl-delay: "]), st.sampled_from(["1", "7", "x"])),
+    st.tuples(
+        st.sampled_from(["Sitemap: ", "Unknown: ", "# User-agent: ", "", "no sense "]), st.sampled_from(["*", "/a"])
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_LINES.map("".join), max_size=12).map("\n".join))
+def test_striking_out_other_names_changes_nothing_for_us(text: str) -> None:
+    whole, ours = (robots.Protego.parse(one) for one in (text, robots._only_for("arpo-browse", text)))
+    for path in ("/", "/a", "/a/xb", "/b"):
+        url = f"http://a.test{path}"
+        assert whole.can_fetch(url, "arpo-browse") == ours.can_fetch(url, "arpo-browse"), text
+    assert whole.crawl_delay("arpo-browse") == ours.crawl_delay("arpo-browse")
+
+
+def test_what_is_kept_of_hostile_sites_is_bounded() -> None:
+    body = b"User-agent: *\n" + b"Disallow: /x\n" * 60_000
+    asked: list[str] = []
+
+    def fetch(url: str) -> Document:
+        asked.append(url)
+        return Document(parse_url(url), 200, "", "", body)
+
+    known = Robots("arpo-browse")
+    for number in range(12):
+        known.check(parse_url(f"http://{number}.test/"), fetch)
+    assert known._length == sum(length for _, _, length in known._kept.values()) <= 4 << 20
+    assert 6 <= len(known._kept) < 10
+    known.check(parse_url("http://11.test/"), fetch)
+    assert len(asked) == 12  # the latest are still known
+    known.check(parse_url("http://0.test/"), fetch)
+    assert len(asked) == 13
+
+
 def test_what_may_pass_is_tried_again(site: Site, tmp_path: Path) -> None:
     def flaky(handler: Handler) -> None:
         if site.asked.count("/") < 3:
@@ -169,6 +246,97 @@ def test_a_host_that_keeps_failing_is_left_alone(site: Site, tmp_path: Path) -> 
     with pytest.raises(InfraError, match=r"reading 127\.0\.0\.1 is paused for 60 s more after 5 failures"):
         pages.page(f"{site.url}/")
     assert site.asked.count("/") == 5
+
+
+class Hosts:
+    """A web of hosts that redirect: where each URL leads (a fault is raised), and no robots.txt anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.leads: dict[str, str | PageFault] = {}
+        self.waits = Waits()
+        self.pages = LivePages(
+            fetcher=self,  # type: ignore[arg-type]
+            gates=folder,
+            sleep=self.waits.sleep,
+            clock=self.waits.clock,
+            retries=0,
+        )
+
+    def fetch(self, url: str, budget: Budget, before: Callable[[Target], None]) -> Document:
+        if url.endswith("/robots.txt"):
+            before(parse_url(url))
+            return Document(parse_url(url), 404, "", "", b"")
+        while True:
+            before(parse_url(url))
+            found = self.leads.get(url)
+            if isinstance(found, PageFault):
+                raise found
+            if found is None:
+                return Document(parse_url(url), 200, "text/plain", "", b"a text")
+            url = found
+
+    def fail(self, url: str, times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(PageFault):
+                self.pages.page(url)
+            self.waits.now += 5
+
+    def failures(self) -> list[int]:
+        """Of each host met, how many in a row its gate knows of."""
+        return sorted(json.loads(file.read_text())["failures"] for file in self.pages._gates.iterdir())
+
+
+DOWN = PageFault("down", may_pass=True)
+
+
+@pytest.mark.parametrize("robots_known", [True, False])
+@pytest.mark.parametrize("to", ["https://www.a.test/page", "https://a.test/page", "https://b.test/page"])
+def test_a_host_that_redirects_is_left_alone_no_longer_than_it_fails(
+    tmp_path: Path, to: str, robots_known: bool
+) -> None:
+    web = Hosts(tmp_path)
+    web.leads["https://a.test/"] = DOWN
+    web.fail("https://a.test/", 5)
+    with pytest.raises(InfraError, match=r"reading a\.test is paused"):
+        web.pages.page("https://a.test/")
+    web.leads["https://a.test/"] = to
+    if not robots_known:
+        web.pages._robots = Robots("arpo-browse")
+    web.waits.now += 120
+    for _ in range(4):  # the probe, and everybody after it
+        assert web.pages.page("https://a.test/").text == "a text"
+    assert set(web.failures()) == {0}
+
+
+def test_a_redirect_that_works_does_not_hide_that_the_host_fails(tmp_path: Path) -> None:
+    web = Hosts(tmp_path)
+    web.leads = {"http://a.test/": "https://a.test/", "https://a.test/": DOWN}
+    web.fail("http://a.test/", 5)
+    with pytest.raises(InfraError, match=r"reading a\.test is paused for .* after 5 failures"):
+        web.pages.page("http://a.test/")
+
+
+def test_only_the_host_that_failed_is_said_to_have_failed(tmp_path: Path) -> None:
+    web = Hosts(tmp_path)
+    web.leads = {"https://a.test/": "https://b.test/", "https://b.test/": "https://a.test/x", "https://a.test/x": DOWN}
+    web.fail("https://a.test/", 1)
+    assert web.failures() == [0, 1]
+    web.leads = {"https://a.test/": "https://b.test/", "https://b.test/": DOWN}
+    web.fail("https://a.test/", 5)
+    assert web.failures() == [0, 5]
+
+
+def test_a_host_that_leads_to_one_left_alone_has_answered_all_the_same(tmp_path: Path) -> None:
+    web = Hosts(tmp_path)
+    web.leads = {"https://a.test/": DOWN, "https://b.test/": DOWN}
+    web.fail("https://a.test/", 5)
+    web.waits.now += 60
+    web.fail("https://b.test/", 5)
+    assert web.failures() == [5, 5]
+    web.leads["https://a.test/"] = "https://b.test/"
+    with pytest.raises(InfraError, match=r"reading b\.test is paused"):
+        web.pages.page("https://a.test/")  # the probe of a.test
+    assert web.failures() == [0, 5]
 
 
 def test_bad_options_of_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

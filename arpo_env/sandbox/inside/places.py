@@ -176,9 +176,9 @@ def _furnish(path: str, owner: tuple[int, int] | None) -> None:
 
 
 def _copy(source: str, target: str, owner: tuple[int, int] | None) -> None:
-    r, w = os.open(source, _DIR), os.open(target, _DIR)
-    try:
+    with contextlib.ExitStack() as undo:
+        r = os.open(source, _DIR)
+        undo.callback(os.close, r)
+        w = os.open(target, _DIR)
+        undo.callback(os.close, w)
         tree.copy_tree(r, w, owner)
-    finally:
-        os.close(r)
-        os.close(w)

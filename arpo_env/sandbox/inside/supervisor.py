@@ -12,6 +12,7 @@ One thread, one epoll loop, no call that a session could make wait.
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import itertools
 import json
@@ -36,6 +37,8 @@ GRACE, FORK_SECONDS = 0.5, 20.0
 #: How often the grace is renewed for a process that the machine did not let run.
 MAX_GRACES = 20
 CAPACITY = 1024
+#: Descriptors kept free of sessions: to look into /proc, to kill, to replace one.
+RESERVE = 16
 _NO_SOCKET = socket.socket()  # of a session that has no process yet
 _NO_SOCKET.close()
 
@@ -272,9 +275,29 @@ class Supervisor:
     def _op_close(self, order: dict[str, Any]) -> None:
         victim = self.sessions.pop(order["sid"], None)
         if victim is not None:
-            self._kill(victim)
-            self._release(victim)
+            self._close(victim)
         self._reply(order["id"])
+
+    def _close(self, victim: Session) -> None:
+        """End ``victim``, whatever it is at: whoever waits for its cell or for a fork of it gets an error."""
+        birth = self.births.get(victim.sid)
+        if birth is not None:
+            # It is being replaced. The warm interpreter's forks are told apart only when they have arrived; one given
+            # up on its way could use up what the gate grants to the next. So it is closed when it is there.
+            self._reply(victim.request, error="the session was closed while its interpreter was replaced")
+            birth.done = lambda problem: self._close(victim) if problem is None else None
+            return
+        waiting = victim.state in ("running", "grace")
+        # Dead from here on, with nothing due and nothing to report: neither its end nor its deadline may replace it.
+        victim.state, victim.nonce, victim.token = "dead", b"", next(self.count)
+        if victim.placed:  # without a place of its own, its user id may be another session's by now
+            self._kill(victim)
+        for birth in [b for b in self.births.values() if b.parent is victim]:
+            self._fail_birth(birth.child, "the session was closed while it was forked")
+        self._release(victim)
+        victim.capture = None
+        if waiting:
+            self._reply(victim.request, error="the session was closed while its cell ran")
 
     def _op_run(self, order: dict[str, Any]) -> None:
         target = self.sessions[order["sid"]]
@@ -300,14 +323,49 @@ class Supervisor:
         return Session(sid, seed, limits, place, Process(_NO_SOCKET), -1, self.tag)
 
     def _bear(self, child: Session, parent: Session | None, done: Callable[[str | None], None]) -> None:
-        """Have ``parent`` (the zygote when None) fork ``child`` into its place; ``done`` gets None or a problem."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        out_r, out_w = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(out_r, False)
-        root = os.open(child.place.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        child.process, child.out = Process(ours), out_r
+        """Have ``parent`` (the zygote when None) fork ``child`` into its place; ``done`` gets None or a problem.
+
+        Raises:
+            OSError, RuntimeError: it could not even be asked. ``child`` is released, ``parent`` goes on, ``done`` is
+                not called.
+        """
+        try:
+            self._conceive(child, parent, done)
+        except BaseException:
+            birth = self.births.pop(child.sid, None)
+            if birth is not None:
+                self.judge.over(birth, complete=False)
+            child.state, child.token = "dead", next(self.count)
+            if parent is not None:
+                parent.owed.discard(child.nonce)
+                parent.state = "idle"
+            self._release(child)
+            raise
+
+    def _conceive(self, child: Session, parent: Session | None, done: Callable[[str | None], None]) -> None:
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            child.process = Process(ours)  # its end and the pipe's are the child's, and released with it
+            undo.callback(theirs.close)
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            child.out, out_w = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, out_w)
+            os.set_blocking(child.out, False)
+            root = os.open(child.place.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, root)
+            if root >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE:  # the lowest free number is given out
+                raise OSError(errno.EMFILE, "no descriptors left for another session: close some, or raise ulimit -Hn")
+            order = self._announce(child, parent, done)
+            undo.pop_all()
+        source = self.zygote if parent is None else parent.process
+        # They travel with the first byte and are closed here, sent or not.
+        self._tell(source, child.nonce, session.FORK, json.dumps(order).encode(), [theirs.detach(), out_w, root])
+
+    def _announce(
+        self, child: Session, parent: Session | None, done: Callable[[str | None], None]
+    ) -> dict[str, Any]:  # fmt: skip
+        """Enter the birth into the books; what its source is to be told."""
         child.state, child.nonce = "starting", secrets.token_bytes(16)
         own_roots, own_users = self.place.own_roots, self.own_users
         order: dict[str, Any] = {"root": own_roots, "uid": child.place.uid, "home": self.place.home + "/work"}
@@ -321,13 +379,11 @@ class Supervisor:
             )  # fmt: skip
         birth = Birth(child, parent, done, may_chroot=own_roots, may_setuid=own_users)
         self.births[child.sid] = birth
-        self.poll.register(ours, selectors.EVENT_READ, lambda mask: self._on_session(child, mask))
+        self.poll.register(child.process.sock, selectors.EVENT_READ, lambda mask: self._on_session(child, mask))
         self._deadline(child, FORK_SECONDS)
         if parent is not None:
             parent.owed.add(child.nonce)
-        source = self.zygote if parent is None else parent.process
-        # The descriptors travel with a duplicate, for the queue may outlive this call.
-        self._tell(source, child.nonce, session.FORK, json.dumps(order).encode(), [theirs.detach(), out_w, root])
+        return order
 
     def _on_hello(self, child: Session, code: int, pid: int, number: int) -> None:
         birth = self.births.get(child.sid)
@@ -533,7 +589,10 @@ class Supervisor:
                 who.state, who.note = "dead", problem
                 self._reply(request, error=problem)
 
-        self._bear(who, None, up)
+        try:
+            self._bear(who, None, up)
+        except Exception as error:
+            up(f"no fresh interpreter: {error}")
 
     def _silence(self, who: Session) -> None:
         with contextlib.suppress(KeyError, ValueError):
@@ -729,6 +788,9 @@ def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:
     else:
         with contextlib.suppress(OSError):
             sysapi.prctl(sysapi.PR_SET_CHILD_SUBREAPER, 1)
+    with contextlib.suppress(OSError, ValueError):  # two descriptors a session; sessions have their own bound
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if config.get("die_with_parent"):
         sysapi.prctl(sysapi.PR_SET_PDEATHSIG, signal.SIGKILL)
     supervisor = Supervisor(rfd, wfd, config)

@@ -22,10 +22,12 @@ def copy_tree(source: int, target: int, owner: tuple[int, int] | None) -> None:
     """
     budget = [MAX_ENTRIES]
     links: dict[int, tuple[int, str]] = {}
-    _copy(source, target, owner, budget, 0, links)
-    for fd, _name in links.values():
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    try:
+        _copy(source, target, owner, budget, 0, links)
+    finally:  # past a bound too: a session could otherwise use up our descriptors
+        for fd, _name in links.values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def _copy(
@@ -48,13 +50,13 @@ def _copy(
             # The root of a fresh directory holds "work" and "tmp" already.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=target)
-            inner, outer = os.open(name, _DIR, dir_fd=source), os.open(name, _DIR, dir_fd=target)
-            try:
+            with contextlib.ExitStack() as undo:
+                inner = os.open(name, _DIR, dir_fd=source)
+                undo.callback(os.close, inner)
+                outer = os.open(name, _DIR, dir_fd=target)
+                undo.callback(os.close, outer)
                 _copy(inner, outer, owner, budget, depth + 1, links)
                 _dress(outer, info, owner)
-            finally:
-                os.close(inner)
-                os.close(outer)
         elif stat.S_ISREG(info.st_mode):
             if info.st_nlink > 1 and info.st_ino in links:
                 fd, first = links[info.st_ino]
