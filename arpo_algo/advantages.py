@@ -30,16 +30,24 @@ def rewards(tree: Tree) -> list[float]:
     return out
 
 
+def no_signal(values: Sequence[float]) -> bool:
+    """Whether a group says nothing: one value, or all equal. Their mean may differ from them in its last bit, and what
+    is left of equal rewards must be zeros, or the group is computed and steps the optimiser for nothing."""
+    return len(values) < 2 or min(values) == max(values)
+
+
 def group_normalised(values: Sequence[float], *, scale: bool = True) -> list[float]:
     """Â_i = (r_i − mean) / (std + ε) over the group (GRPO, Eq. 3); without the division if not ``scale``.
 
     std is the sample standard deviation, as in the released code; zeros when all values are equal.
     """
     n = len(values)
-    mean = sum(values) / max(n, 1)
+    if no_signal(values):
+        return [0.0] * n
+    mean = sum(values) / n
     centred = [v - mean for v in values]
-    if not scale or n < 2:
-        return centred if n > 1 else [0.0] * n
+    if not scale:
+        return centred
     std = math.sqrt(sum(c * c for c in centred) / (n - 1))
     return [c / (std + EPS) for c in centred] if std > EPS else [0.0] * n
 
@@ -71,8 +79,10 @@ def hard(tree: Tree, per_leaf: Sequence[float]) -> Credit:
 def leave_one_out(values: Sequence[float]) -> list[float]:
     """Â_i = r_i − mean of the others = G/(G−1)·(r_i − mean)  (RLOO, Ahmadian et al. 2024, arXiv 2402.14740, Eq. 8)."""
     n = len(values)
-    mean = sum(values) / max(n, 1)
-    return [n / (n - 1) * (v - mean) for v in values] if n > 1 else [0.0] * n
+    if no_signal(values):
+        return [0.0] * n
+    mean = sum(values) / n
+    return [n / (n - 1) * (v - mean) for v in values]
 
 
 def actions(tree: Tree) -> dict[tuple[int, int], Node]:

@@ -156,7 +156,10 @@ def score(
         rows=head_rows,
         entropy_gradient=entropy_gradient,
     )
-    value = None if value_head is None else value_head(hidden[packed.source].float())[:, 0]
+    value = None
+    if value_head is not None:
+        with torch.autocast(hidden.device.type, enabled=False):  # a critic in half precision rounds what it learns from
+            value = value_head(hidden[packed.source].float())[:, 0]
     return TokenOutput(logp, entropy, value)
 
 
@@ -174,6 +177,8 @@ class Learner:
 
     #: Told of every optimiser step that non-finite numbers made it skip; None: :class:`NonFiniteError` is raised.
     on_nonfinite: Callable[[NonFiniteError], None] | None = None
+    #: Told of every optimiser step that was taken.
+    on_finite: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -251,10 +256,11 @@ class Learner:
         ]
         self.model.train()
         several = len(batches) * self.config.epochs > 1
-        # With one optimiser step the policy at its start *is* the current one; else remember it.
-        old = [[self._logp(p) for p in packs] for packs in batches] if several else None
+        old: list[list[torch.Tensor]] | None = None
         if old_policy == "rollout":
             old = [[p.rollout_logp for p in packs] for packs in batches]
+        elif several:  # with one optimiser step the policy at its start *is* the current one
+            old = [[self._logp(p) for p in packs] for packs in batches]
         sums: dict[str, float] = {}
         norm, skipped, computed, largest = 0.0, 0, 0, 0.0
         rounds = list(enumerate(batches)) * self.config.epochs
@@ -262,7 +268,10 @@ class Learner:
         done = 0
         for index, packs in rounds:
             mass = self.world.add_numbers({"mass": sum(float(p.weight.sum()) for p in packs)})["mass"]
-            computed += mass > 0  # else no tree of this mini-batch has an advantage
+            if not mass:  # no tree of this mini-batch has an advantage: in every process, nothing moves
+                self.steps += 1
+                continue
+            computed += 1
             for j, packed in enumerate(packs):
                 off = self._accumulate(packed, algorithm, None if old is None else old[index][j], sums, mass)
                 largest = max(largest, off)
@@ -276,6 +285,9 @@ class Learner:
                     raise
                 self.on_nonfinite(error)
                 skipped += 1
+            else:
+                if self.on_finite is not None:
+                    self.on_finite()
         metrics = {
             key: value / (len(rounds) if key == "loss" else max(computed, 1))
             for key, value in self.world.add_numbers(sums).items()

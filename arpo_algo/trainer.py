@@ -143,6 +143,7 @@ class Trainer:
             raise
         self._consistent = self._active.steps
         self.learner.on_nonfinite = self._on_nonfinite
+        self.learner.on_finite = self.guards.finite_step
         for text in said:
             self.tracker.say(text)
 
@@ -220,7 +221,7 @@ class Trainer:
             tasks = {(r["name"], r["step"]): r["success"] for r in self.folder.rows("eval-tasks.jsonl")}
             self.results.append(Evaluation.from_row(known, tasks[name, at.step]))
         elif (self.position.sft, self.position.step) == (at.sft, at.step) and not self._stopping():
-            self.results.append(self.evaluate(name))
+            self.results.append(dataclasses.replace(self.evaluate(name), trees=()))  # they are saved; a run has many
 
     def cold_start(self) -> None:
         """Supervised learning on demonstrations, from where it stands; the optimiser starts afresh for RL."""
@@ -352,8 +353,6 @@ class Trainer:
                 old_policy="rollout" if stale and self.config.rollout.correction == "ratio" else "current",
                 progress=progress,
             )
-        if not metrics["skipped_steps"]:
-            self.guards.finite_step()
         bar.remove()
         return metrics
 
@@ -582,7 +581,7 @@ class Trainer:
             self._alarms.append(alarm)
             self.tracker.alarm(alarm)
         if fatal := next((a for a in alarms if a.stop), None):
-            self.save()
+            self._save_or_warn()  # a full disk must not hide why the run stops
             raise TrainingError(f"stopped by a guard: {fatal.message}")
 
     def _on_nonfinite(self, error: NonFiniteError) -> None:

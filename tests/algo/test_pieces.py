@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import random_tree
 
-from arpo_algo.advantages import group_normalised, hard, rewards, soft, term_weights
+from arpo_algo.advantages import group_normalised, hard, leave_one_out, rewards, soft, term_weights
 from arpo_algo.algorithms import list_algorithms, make
 from arpo_algo.branching import Entropy, FairBudget, Never, Probe, Random
 from arpo_algo.entropy import entropy_bounds_from_top_logprobs, entropy_from_logits, normalised_mean
@@ -128,7 +129,10 @@ class TestAdvantages:
         assert hard(tree, a) == pytest.approx({(2, 2): -1, (4, 1): 0.5, (4, 4): 0, (5, 1): 0.5, (5, 5): 1}, abs=1e-5)
 
     def test_equal_rewards_give_zeros_not_nan(self) -> None:
-        assert group_normalised([0.7] * 5) == [0.0] * 5
+        for reward, n in itertools.product((0.7, 1.1, 0.1, -1.0), (1, 2, 5, 8, 16)):  # means differ in the last bit
+            assert group_normalised([reward] * n) == [0.0] * n
+            assert group_normalised([reward] * n, scale=False) == [0.0] * n
+            assert leave_one_out([reward] * n) == [0.0] * n
         assert group_normalised([-1.0]) == [0.0]
         assert group_normalised([1.0, 1.0 + 1e-12]) == [0.0, 0.0]
 

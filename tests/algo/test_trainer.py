@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from arpo_algo import options
 from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
+from arpo_algo.distributed import World
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.learner import Learner, LearnerConfig
 from arpo_algo.runfolder import RunFolder, read_rows, read_trees, write_atomic
@@ -193,6 +195,53 @@ class TestLearner:
         assert alone["grad_norm"] > 0
         for name in ("entropy", "ratio_mean", "grad_norm", "rollout_kl"):
             assert among[name] == pytest.approx(alone[name], rel=1e-4), name
+
+    def test_several_processes_leave_weights_alone_where_one_does(self, model_folder: Path, tmp_path: Path) -> None:
+        """A mini-batch without signal: zeros from the other processes are no gradient for AdamW's momentum."""
+
+        class Two(World):
+            def gather(self, item: Any) -> list[Any]:
+                return [item]
+
+            def add_numbers(self, numbers: Any) -> Any:
+                return dict(numbers)
+
+            def add_gradients(self, parameters: Any) -> None:
+                for parameter in parameters:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+
+        trees, algorithm = self.trees(model_folder, tmp_path), make("rloo", M=4)
+        for world in (World(), Two(0, 2)):
+            model = AutoModelForCausalLM.from_pretrained(model_folder)
+            learner = Learner(model, LearnerConfig(lr=1e-2, precision="float32"), world=world)
+            learner._own = lambda items: items  # type: ignore[method-assign]
+            learner.update(trees, algorithm)
+            before = {k: v.clone() for k, v in model.state_dict().items()}
+            equal = copy.deepcopy(trees)
+            for leaf in (leaf for tree in equal for leaf in tree.leaves()):
+                assert leaf.outcome is not None
+                leaf.outcome.reward = 1.1
+            assert learner.update(equal, algorithm)["grad_norm"] == 0
+            assert same(before, dict(model.state_dict()))
+            assert learner.steps == 2
+
+    def test_the_sampling_policys_log_probs_cost_no_forward(self, model_folder: Path, tmp_path: Path) -> None:
+        trees = self.trees(model_folder, tmp_path)
+        model = AutoModelForCausalLM.from_pretrained(model_folder)
+        learner = Learner(model, LearnerConfig(mini_batch=1, precision="float32"))
+        learner._logp = lambda packed: pytest.fail("computed, and not needed")  # type: ignore[method-assign]
+        learner.update(trees, make("grpo", M=4), old_policy="rollout")
+
+    def test_values_are_float32_whatever_the_products_are(self, model_folder: Path, tmp_path: Path) -> None:
+        trees, algorithm = self.trees(model_folder, tmp_path), make("ppo", M=4)
+        model = AutoModelForCausalLM.from_pretrained(model_folder)
+        learner = Learner(model, LearnerConfig(precision="bfloat16"), algorithm=algorithm)
+        assert learner.value_head is not None
+        torch.nn.init.normal_(learner.value_head.weight, generator=torch.Generator().manual_seed(0))
+        learner.annotate(trees, algorithm)
+        values = torch.tensor([n.value for t in trees for n in t.nodes if n.kind == "action"])
+        assert not torch.equal(values, values.bfloat16().float()), "no value is rounded to half precision"
 
     def test_mini_batches_of_a_step_that_lost_trees_are_even(self, model_folder: Path, tmp_path: Path) -> None:
         from arpo_algo.learner import _even_cuts

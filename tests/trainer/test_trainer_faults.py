@@ -21,6 +21,7 @@ from toy import toy_env
 from arpo_algo import checkpoint
 from arpo_algo.config import AlgorithmSection, RunConfig
 from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.guards import Alarm
 from arpo_algo.runfolder import RunFolder, read_rows, read_trees
 from arpo_algo.trainer import Trainer
 from arpo_env.errors import InfraError
@@ -103,6 +104,24 @@ class TestDisk:
         assert report["position"]["step"] == 3
         run(tmp_path / "run", breakable(tiny_model))  # there is room again
         assert outcome(tmp_path / "run") == expected
+
+    def test_full_where_a_guard_stops_the_run(
+        self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Why it stops is not hidden by what could not be saved."""
+
+        def full(*args: Any) -> Any:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint, "_digests", full)
+        trainer = trainer_of(breakable(tiny_model, **{"guards.action": "stop", "save_every": 0}), tmp_path / "run")
+        monkeypatch.setattr(trainer.guards, "check", lambda *_: [Alarm(0, "x", 1.0, 0.0, "x is above y", stop=True)])
+        with pytest.raises(TrainingError, match="stopped by a guard: x is above y"):
+            trainer.run()
+        trainer.close()
+        report = json.loads((tmp_path / "run" / "stopped.json").read_text())
+        assert "x is above y" in report["reason"]
+        assert {a["name"] for a in read_rows(tmp_path / "run" / "alarms.jsonl")} == {"x", "checkpoint"}
 
     def test_rows_that_did_not_fit_are_written_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Rows wait in memory; a try that wrote some of them before the disk was full leaves none of them behind."""
@@ -271,6 +290,26 @@ class TestNumbers:
         update = trainer.learner.update
         trainer.learner._accumulate = nan  # type: ignore[method-assign]
         trainer.learner.update = counted  # type: ignore[method-assign]
+
+    def test_skipped_steps_between_taken_ones_are_not_in_a_row(self, tiny_model: Path, tmp_path: Path) -> None:
+        """The first mini-batch of every update is spoilt, the second is fine: no reason to stop."""
+        changes = {"learner.mini_batch": 1, "guards.nonfinite": 2, "steps": 4}
+        trainer = trainer_of(breakable(tiny_model, **changes), tmp_path / "run")
+        real, calls = trainer.learner._accumulate, [0]
+
+        def nan(*args: Any) -> Any:
+            out = real(*args)
+            calls[0] += 1
+            if calls[0] % 2:
+                next(iter(trainer.model.parameters())).grad.fill_(float("nan"))  # type: ignore[union-attr]
+            return out
+
+        trainer.learner._accumulate = nan  # type: ignore[method-assign]
+        trainer.run()
+        assert trainer.step == 4
+        assert [r["skipped_steps"] for r in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1.0] * 4
+        assert all(result.trees == () for result in trainer.results), "saved, and not kept in memory"
+        trainer.close()
 
     def test_a_nonfinite_step_is_skipped_and_counted(self, tiny_model: Path, tmp_path: Path) -> None:
         trainer = trainer_of(breakable(tiny_model), tmp_path / "run")
