@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 ROWS = 1024  # of a chunk: 100 MB of bfloat16 logits at a vocabulary of 49k
-_CACHED = 32  # rows worked on at a time on a CPU: 6 MB of float32
+_CACHED = 6 << 20  # bytes of float32 logits worked on at a time on a CPU: 32 rows at a vocabulary of 49k
 
 
 def token_logprobs(
@@ -63,7 +63,8 @@ class _Logits:
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.temperature, self.softcap, self.rows = temperature, softcap, max(1, min(rows, len(hidden)))
         self.chunk = hidden.new_empty(self.rows, len(weight))
-        few = min(_CACHED, self.rows) if hidden.device.type == "cpu" else self.rows
+        cached = max(1, _CACHED // (4 * len(weight)))
+        few = min(cached, self.rows) if hidden.device.type == "cpu" else self.rows
         self.z, self.other = (torch.empty(few, len(weight), device=hidden.device) for _ in range(2))
 
     def chunks(self) -> Iterator[slice]:
