@@ -76,9 +76,11 @@ def mean_interval(
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of b − a over the same tasks with its 95 % interval (:func:`mean_interval` in [−1, 1]): (mean, low, high).
+    """Mean of b − a over the same tasks with its 95 % interval: (mean, low, high).
 
-    One pair says nothing about the spread: its interval is all that is possible, −1 to 1.
+    Of right and wrong (each value 0 or 1) it is :func:`tango`'s: with few tasks that differ, as between two good
+    models, other intervals are far too narrow. Of shares it is :func:`mean_interval` in [−1, 1]. One pair says nothing
+    about the spread: its interval is all that is possible, −1 to 1.
 
     Raises:
         ValueError: different lengths, no pair, or values outside [0, 1].
@@ -88,7 +90,40 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
     d = [y - x for x, y in zip(a, b, strict=True)]
     if len(d) == 1:
         return d[0], -1.0, 1.0
+    if all(x in (0.0, 1.0) for x in (*a, *b)):
+        return sum(d) / len(d), *tango(d.count(1.0), d.count(-1.0), len(d))
     return sum(d) / len(d), *mean_interval(d, low=-1.0, high=1.0)
+
+
+def tango(gained: int, lost: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Score interval (95 % by default) of the difference of two paired proportions: Tango, Stat. Med. 17 (1998) 891.
+
+    Of n pairs, ``gained`` are right only in the second and ``lost`` only in the first. The interval holds each δ that
+    a score test does not refuse, with the share of ``lost`` estimated under δ:
+    |gained − lost − nδ| ≤ z·√(n(2q + δ(1 − δ))). Exact coverage with 10 to 200 pairs of which 2 to 40 % differ: 93 %
+    and more (``tests/benchmarks/test_stats.py``).
+
+    Raises:
+        ValueError: unless gained and lost are >= 0 and together at most n, and n >= 1.
+    """
+    if min(gained, lost) < 0 or gained + lost > n or n < 1:
+        raise ValueError(f"need gained, lost >= 0, gained + lost <= n and n >= 1, got {gained}, {lost} of {n}")
+
+    def refused(delta: float) -> bool:
+        a, b, c = 2 * n, (2 * n - gained + lost) * delta - gained - lost, -lost * delta * (1 - delta)
+        share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+        variance = max(0.0, n * (2 * share + delta * (1 - delta)))
+        return abs(gained - lost - n * delta) > z * math.sqrt(variance)
+
+    found = (gained - lost) / n
+    ends = []
+    for outside in (-1.0, 1.0):
+        inside = found
+        for _ in range(50 if refused(outside) else 0):  # halves the gap each time
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if refused(middle) else (middle, outside)
+        ends.append(outside)
+    return ends[0], ends[1]
 
 
 @dataclass(frozen=True, slots=True)

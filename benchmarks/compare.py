@@ -24,6 +24,7 @@ from arpo_algo.runfolder import write_atomic
 from arpo_algo.stats import holm, paired_difference, paired_permutation
 from benchmarks.report import Result, load, markdown_table, share
 from benchmarks.scores import average
+from benchmarks.store import asked
 
 #: Adjusted p-values below it are marked.
 ALPHA = 0.05
@@ -170,13 +171,14 @@ def compare(folders: Sequence[Path], console: Console, *, out: Path | None = Non
     """Print the tables; with ``out`` write them as Markdown or JSON too.
 
     Raises:
-        ConfigError: a folder that is no benchmark run, two runs of other tasks under one suite's name, or a suffix
-            other than .md and .json.
+        ConfigError: a folder that is no benchmark run, two runs of other tasks or judges under one suite's name, or a
+            suffix other than .md and .json.
     """
     if out is not None and out.suffix not in (".md", ".json"):
         raise ConfigError(f"--out {str(out)!r} must end in .md or .json")
     results = _labelled([load(folder) for folder in folders])
     _same_tasks(results)
+    said = [*differing(results), *unfinished(results)]
     data = json.loads(_PUBLISHED.read_text(encoding="utf-8"))
     known = [row["name"] for table in data["tables"] for row in table["rows"]]
     if published and not any(published.lower() in name.lower() for name in known):
@@ -188,6 +190,7 @@ def compare(folders: Sequence[Path], console: Console, *, out: Path | None = Non
         "Our cells: pass@1 in percent with its 95 % interval over tasks.",
         f"Published: {data['source']}",
     ]
+    notes += said
     if tested:
         against = f"than {next(iter(results))} on the same tasks"
         notes.append(f"▲ ▼: better, worse {against} (permutation test, Holm-adjusted p < {ALPHA}).")
@@ -198,7 +201,7 @@ def compare(folders: Sequence[Path], console: Console, *, out: Path | None = Non
     for note in notes:
         console.print(escape(note), style="dim", highlight=False)
     if out is not None:
-        text = _markdown(tables, notes) if out.suffix == ".md" else _json(results, tables, tested)
+        text = _markdown(tables, notes) if out.suffix == ".md" else _json(results, tables, tested, said)
         write_atomic(out, text.encode())
         console.print(f"Written: {out}", highlight=False)
     return 0
@@ -222,17 +225,63 @@ def _same_tasks(results: Mapping[str, Result]) -> None:
     for label, result in results.items():
         for name, suite in result.config["suites"].items():
             where, other = first.setdefault(name, (label, suite))
-            for key in ("first_task", "task_seed"):
-                if other[key] != suite[key]:
+            for key in ("first_task", "task_seed", "questions"):
+                if key in other and key in suite and other[key] != suite[key]:
                     raise ConfigError(
                         f"{name} has other tasks in {label} than in {where} ({key}); they cannot be paired"
                     )
-            verdicts = [s["options"].get("metric", "default") for s in (other, suite)]
-            if verdicts[0] != verdicts[1]:
-                raise ConfigError(
-                    f"{name} was judged by {verdicts[1]!r} in {label} and by {verdicts[0]!r} in {where}; "
-                    "such scores do not compare"
+            for key, usual in (("metric", "default"), ("judge", "")):
+                # A judge is its model; where that is served is noted only.
+                verdicts = [str(s["options"].get(key, usual)).rpartition("#")[2] for s in (other, suite)]
+                if verdicts[0] != verdicts[1]:
+                    raise ConfigError(
+                        f"{name} was judged by {verdicts[1]!r} in {label} and by {verdicts[0]!r} in {where}; "
+                        "such scores do not compare: run one of them again as the other was judged"
+                    )
+
+
+#: Of a policy's record: how it was sampled. The rest says who played.
+_SAMPLING = ("temperature", "top_p", "top_k", "max_turn_tokens", "max_tokens", "layout")
+
+
+def differing(results: Mapping[str, Result]) -> list[str]:
+    """A sentence for each setting in which a run differs from the first one; a difference may be its doing."""
+    found: dict[str, list[str]] = {}  # what differs -> in which suites; none: in the policy
+    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for label, result in results.items():
+        policy = {key: value for key, value in result.config["policy"].items() if key in _SAMPLING}
+        if policy:  # scripts and experts are not sampled
+            where, other = first.setdefault("", (label, policy))
+            for what in _differences(where, other, label, policy):
+                found.setdefault(what, [])
+        for name, suite in result.config["suites"].items():
+            options = {"samples": suite["samples"], **suite["options"]}
+            where, other = first.setdefault(name, (label, options))
+            for what in _differences(where, other, label, options):
+                found.setdefault(what, []).append(name)
+    return [f"{', '.join(suites) + ': ' if suites else ''}{what}." for what, suites in found.items()]
+
+
+def _differences(where: str, other: Mapping[str, Any], label: str, own: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in dict.fromkeys([*other, *own]) if other.get(key) != own.get(key)]
+    return [
+        f"{key} is " + ", ".join(f"{side.get(key, 'not set')} in {run}" for run, side in ((where, other), (label, own)))
+        for key in keys
+    ]
+
+
+def unfinished(results: Mapping[str, Result]) -> list[str]:
+    """A sentence for each cell that stands on less than its run was to make."""
+    out = []
+    for label, result in results.items():
+        for name, one in result.scores.items():
+            planned = asked(result.config["suites"][name])
+            if one.scored < planned:
+                out.append(
+                    f"{label}, {name}: scored {one.scored} of {planned} planned samples, {one.void} void; what is "
+                    "missing may be the harder part."
                 )
+    return out
 
 
 def _rich(drawn: Drawn) -> Table:
@@ -257,7 +306,9 @@ def _markdown(tables: Sequence[Drawn], notes: Sequence[str]) -> str:
     return "\n\n".join([*parts, *notes]) + "\n"
 
 
-def _json(results: Mapping[str, Result], tables: Sequence[Drawn], tested: Sequence[Difference]) -> str:
+def _json(
+    results: Mapping[str, Result], tables: Sequence[Drawn], tested: Sequence[Difference], said: Sequence[str]
+) -> str:
     record = {
         "runs": {
             label: {name: None if s.pass_1 is None else asdict(s.pass_1) for name, s in r.scores.items()}
@@ -265,5 +316,6 @@ def _json(results: Mapping[str, Result], tables: Sequence[Drawn], tested: Sequen
         },
         "differences": [asdict(d) for d in tested],
         "tables": [{"title": t.title, "columns": t.columns, "rows": t.rows} for t in tables],
+        "notes": list(said),
     }
     return json.dumps(record, indent=1, ensure_ascii=False)

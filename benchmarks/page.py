@@ -53,7 +53,7 @@ def _header(result: Result) -> list[tuple[str, str]]:
     ]
     costs = [s.cost for s in result.scores.values()]
     if any(c is not None for c in costs):
-        facts.append(("cost", f"${sum(c or 0.0 for c in costs):.2f}"))
+        facts.append(("cost of the scored episodes", f"${sum(c or 0.0 for c in costs):.2f}"))
     return [*facts, ("void", f"{void:,}")] if void else facts
 
 

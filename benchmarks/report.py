@@ -108,15 +108,16 @@ Column = tuple[str, Callable[[SuiteScore], str]]
 
 
 def columns(k: int) -> list[Column]:
+    """``k``: samples a task, the most that any suite has; a suite with fewer leaves pass@k empty."""
     found: list[Column] = [
         ("tasks", _tasks),
         ("pass@1 (95 % CI)", lambda s: share(s.pass_1)),
     ]
     if k > 1:
         found += [
-            (f"pass@{k}", lambda s: share(s.pass_at.get(s.k))),
-            (f"pass^{k}", lambda s: share(s.pass_hat.get(s.k))),
-            (f"maj@{k}", lambda s: share(s.majority)),
+            (f"pass@{k}", lambda s: _of(s, s.pass_at.get(k))),
+            (f"pass^{k}", lambda s: _of(s, s.pass_hat.get(k))),
+            (f"maj@{k}", lambda s: _of(s, s.majority) if s.k == k else ""),
         ]
     return [
         *found,
@@ -125,7 +126,7 @@ def columns(k: int) -> list[Column]:
         ("prompt tokens", lambda s: mean(s.means.get("prompt_tokens"), 0)),
         ("new tokens", lambda s: mean(s.means.get("completion_tokens"), 0)),
         ("seconds", lambda s: mean(s.means.get("seconds"), 2)),
-        ("cost", lambda s: "" if s.cost is None else f"${s.cost:.4f}"),
+        ("cost of scored", lambda s: "" if s.cost is None else f"${s.cost:.4f}"),
         ("void", lambda s: str(s.void or "")),
     ]
 
@@ -133,6 +134,11 @@ def columns(k: int) -> list[Column]:
 def _tasks(s: SuiteScore) -> str:
     done = len(s.task_means)
     return f"{done:,}" if done == s.planned else f"{done:,} of {s.planned:,}"
+
+
+def _of(s: SuiteScore, e: Estimate | None) -> str:
+    """A share with the number of tasks behind it, where that is not the one of the tasks column."""
+    return share(e) if e is None or e.n == len(s.task_means) else f"{share(e)}, n={e.n}"
 
 
 def _partial(s: SuiteScore) -> str:
@@ -194,6 +200,13 @@ def markdown(result: Result) -> str:
     return "\n\n".join(parts).replace("\n\n* ", "\n* ").replace("|\n* ", "|\n\n* ") + "\n"
 
 
+#: What a cost is of.
+COST = (
+    "Cost of the scored episodes, each by its last attempt: attempts that failed, void samples and what a judge was "
+    "asked are not in it, so a bill can be higher."
+)
+
+
 def notes(result: Result) -> list[str]:
     """What a reader has to know about the numbers."""
     config = result.config
@@ -219,6 +232,8 @@ def notes(result: Result) -> list[str]:
         out.append("Suites that are meant for search were answered without it.")
     for judge in sorted({str(s["options"]["judge"]) for s in config["suites"].values() if "judge" in s["options"]}):
         out.append(f"Judged by the language model `{judge}`.")
+    if config.get("price"):
+        out.append(COST)
     retried = sum(s.retried for s in result.scores.values())
     if retried:
         out.append(f"{retried} samples needed more than one attempt, because infrastructure failed.")

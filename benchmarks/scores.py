@@ -48,7 +48,8 @@ class SuiteScore:
 
     ``planned`` tasks; ``scored`` samples; ``void`` samples that infrastructure spoilt; ``retried``: scored ones that
     it spoilt at first. ``pass_at``, ``pass_hat``: by number of samples. ``majority``: maj@k, None where answers cannot
-    be compared. ``cost``: dollars in all. ``means``: of a sample, with the task as the unit: tool calls, tokens …
+    be compared. ``cost``: dollars of the scored episodes. ``means``: of a sample, with the task as the unit: tool
+    calls, tokens …
     """
 
     name: str

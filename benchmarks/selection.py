@@ -21,9 +21,12 @@ from arpo_env.suites.suite import Domain, Generated
 
 if TYPE_CHECKING:
     from arpo_env.rewards.judge import LLMJudge
+    from arpo_env.tasks.base import TaskFamily
 
 #: Value of ``--search`` that says: answer without searching.
 NO_SEARCH = "none"
+#: Options and code decide what an endless family asks: so many of its questions show a change of either.
+_FEW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +160,8 @@ def _ready(one: Suite, wanted: Wanted, judge: LLMJudge | None) -> Selected:
     reading = {"data_dir": wanted.data_dir, "on_broken": wanted.on_broken} if from_file else {}
     asked = {"judge": judge} if judged == "judge" else {}
     env = one.make(disable_env_checker=True, **options, **reading, **asked)
-    tasks = one.task_ids(wanted.tasks, seed=wanted.task_seed, **reading)
     family = agent(env).family
+    tasks = _task_ids(one, family, wanted)
     if judged == "judge":
         options["judge"] = wanted.judge
     record = {
@@ -170,8 +173,33 @@ def _ready(one: Suite, wanted: Wanted, judge: LLMJudge | None) -> Selected:
         "provenance": str(getattr(family, "provenance", "generated")),
         "task_seed": wanted.task_seed,
         "first_task": _fingerprint(family.task(wanted.task_seed, "test", 0).question),
+        "questions": _questions(family, wanted.task_seed),
     }
     return Selected(one, env, tasks, record)
+
+
+def _task_ids(one: Suite, family: TaskFamily, wanted: Wanted) -> list[str]:
+    """Of the environment's own family: options may be part of its name, and then they are part of every id.
+
+    Raises:
+        ConfigError: ``wanted.tasks`` is less than 1.
+    """
+    if wanted.tasks is not None and wanted.tasks < 1:
+        raise ConfigError(f"tasks must be >= 1 (or None for all), got {wanted.tasks}")
+    size = family.size("test")
+    if size is None:
+        assert isinstance(one.source, Generated)
+        count = one.source.tasks if wanted.tasks is None else wanted.tasks
+    else:
+        count = size if wanted.tasks is None else min(size, wanted.tasks)
+    return family.task_ids("test", wanted.task_seed, 0, count)
+
+
+def _questions(family: TaskFamily, task_seed: int) -> str:
+    """Of all questions with their golds, whatever part of them is run; of endless families, of the first few."""
+    size = family.size("test")
+    tasks = (family.task(task_seed, "test", i) for i in range(_FEW if size is None else size))
+    return _fingerprint([(task.question, task.answer) for task in tasks])
 
 
 def _fingerprint(value: Any) -> str:

@@ -24,7 +24,7 @@ from benchmarks.prices import read_price
 from benchmarks.report import load, print_table, write_reports
 from benchmarks.runner import Runner, RunStopped, SuiteTasks
 from benchmarks.selection import Selected, Wanted, select
-from benchmarks.store import JUDGE, BenchFolder, Sample
+from benchmarks.store import JUDGE, BenchFolder, Sample, asked, blocks, merged
 
 if TYPE_CHECKING:
     from arpo_env.rewards.judge import LLMJudge
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _PACKAGES = ("arpo", "gymnasium", "torch", "transformers", "vllm", "openai", "math-verify")
 #: Without a terminal a line is printed at each of these shares of a suite.
 _MILESTONES = 10
+#: Keys of a suite's record that folders of earlier releases lack.
+_RECORDED_LATER = ("questions",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def report(path: Path, console: Console) -> int:
     files = write_reports(result)
     print_table(result, console)
     void = sum(score.void for score in result.scores.values())
-    left = sum(score.planned * score.k - score.scored - score.void for score in result.scores.values())
+    left = sum(asked(result.config["suites"][n]) - s.scored - s.void for n, s in result.scores.items())
     if void:
         console.print(
             f"[yellow]{void} samples are void: infrastructure failed and they are not scored.[/] "
@@ -134,17 +136,26 @@ def _record(
     before = before or {}
     suites: dict[str, Any] = {k: dict(v) for k, v in before.get("suites", {}).items()}
     if before:
-        _same("--policy", before["policy"], dict(choice.record))
+        # What an older release did not record cannot be compared; from here on it is recorded.
+        _same("--policy", before["policy"], {k: v for k, v in choice.record.items() if k in before["policy"]})
         _same("--seed", before["seed"], options.seed)
     for one in selected:
         old = suites.get(one.suite.name)
-        new = {**one.record, "tasks": len(one.tasks), "samples": options.samples}
+        size = [len(one.tasks), options.samples]
+        new = {**one.record, "tasks": size[0], "samples": size[1], "asked": [size]}
         if old is not None:
             for key, value in one.record.items():
-                _same(f"{one.suite.name}: {key}", old.get(key), value)
+                if key in old or key not in _RECORDED_LATER:
+                    _same(f"{one.suite.name}: {key}", old.get(key), value)
             # More tasks and samples may be asked for later; what is there stays.
+            new["asked"] = merged(blocks(old), new["asked"])
             new |= {key: max(old[key], new[key]) for key in ("tasks", "samples")}
         suites[one.suite.name] = new
+    here = {
+        "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}},
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+        "command": sys.argv,
+    }
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "name": choice.name,
@@ -153,11 +164,10 @@ def _record(
         "suites": suites,
         "missing": dict(missing),
         "price": before.get("price"),
-        "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}},
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+        # The first samples were made with these; what each later start had stands beside its time.
+        **{key: before.get(key, value) for key, value in here.items()},
         "started": before.get("started", now),
-        "resumed": [*before.get("resumed", []), now] if before else [],
-        "command": sys.argv,
+        "resumed": [*before.get("resumed", []), {"at": now, **here}] if before else [],
     }
 
 

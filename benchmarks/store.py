@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -176,6 +176,26 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if record.get("format") != FORMAT:
         raise ConfigError(f"{file} has format {record.get('format')!r}; this release reads {FORMAT}")
     return record
+
+
+def blocks(suite: Mapping[str, Any]) -> list[list[int]]:
+    """What was asked of a suite of ``config.json`` so far: [tasks, samples], each of its first tasks.
+
+    A folder that grew in both directions was asked for several: 2 tasks × 3 samples and 4 × 1 are 8, not 4 × 3.
+    """
+    return suite.get("asked") or [[suite["tasks"], suite["samples"]]]
+
+
+def merged(old: Sequence[Sequence[int]], new: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Both, without those that lie inside another."""
+    every = sorted({(tasks, samples) for tasks, samples in [*old, *new]})
+    return [[t, s] for t, s in every if not any((t, s) != (u, r) and t <= u and s <= r for u, r in every)]
+
+
+def asked(suite: Mapping[str, Any]) -> int:
+    """How many samples of a suite were asked for in all."""
+    rows = blocks(suite)
+    return sum(max(tasks for tasks, samples in rows if samples > i) for i in range(max(s for _, s in rows)))
 
 
 def read_samples(path: Path) -> Iterator[Sample]:

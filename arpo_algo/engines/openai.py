@@ -77,17 +77,20 @@ class ChatPolicy:
         while room > 0:
             going_on = self.layout == "inline" and number > 0
             draw = int(np.random.SeedSequence([*seed, number]).generate_state(1)[0] >> 1)  # servers take 31 bits
+            asked = min(self.max_turn_tokens, room)
             try:
-                reply = self._complete(chat, stop, min(self.max_turn_tokens, room), draw, _CONTINUE if going_on else {})
+                reply = self._complete(chat, stop, asked, draw, _CONTINUE if going_on else {})
             except ContextOverflow:
                 return
             text = whole_turn(reply, stop)
-            if reply.usage is None:
-                observation = yield Turn(text)
-            else:
+            spent = said = None
+            at_end = asked == room
+            if reply.usage is not None:
                 spent, said = reply.usage.prompt_tokens, reply.usage.completion_tokens
-                observation = yield Turn(text, spent, said)
                 room = self.max_tokens - spent - said
+                at_end = at_end or room <= 0
+            # What the episode's budget cut is truncated; what the limit of a turn cut is the model's own mistake.
+            observation = yield Turn(text, spent, said, cut=reply.finish_reason == "length" and at_end)
             if self.layout == "turns":
                 chat += [{"role": "assistant", "content": text}, {"role": "user", "content": observation}]
             elif going_on:

@@ -86,11 +86,29 @@ def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> li
 
 
 def moving_mean(values: Sequence[float | None], window: int) -> list[float | None]:
-    """Mean of the last ``window`` values (fewer at the start), gaps passed over."""
+    """Mean of the last ``window`` values (fewer at the start), gaps passed over. Linear in their number.
+
+    No value is ever subtracted again, so that a huge one leaves no rounding error behind: a window is the end of one
+    block of ``window`` values and the beginning of the next, and both are sums from the blocks' own edges.
+    """
+    n = len(values)
+    head, tail = [(0.0, 0)] * n, [(0.0, 0)] * (n + 1)  # (sum, how many), from the block's start and to its end
+    for at, first, step in ((head, 0, 1), (tail, window - 1, -1)):
+        total, seen = 0.0, 0
+        for i in range(n)[::step]:
+            if i % window == first:
+                total, seen = 0.0, 0
+            value = values[i]
+            if value is not None:
+                total, seen = total + value, seen + 1
+            at[i] = total, seen
     out: list[float | None] = []
-    for i in range(len(values)):
-        seen = [v for v in values[max(0, i - window + 1) : i + 1] if v is not None]
-        out.append(math.fsum(seen) / len(seen) if seen and values[i] is not None else None)
+    for i, value in enumerate(values):
+        total, seen = head[i]
+        begin = i - window + 1
+        if begin > 0 and begin % window:
+            total, seen = total + tail[begin][0], seen + tail[begin][1]
+        out.append(None if value is None else total / seen)
     return out
 
 

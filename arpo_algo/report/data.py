@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -263,9 +264,12 @@ def _take(path: Path, number: int, row: dict[str, Any], key: str, kind: type) ->
 
 
 def _numbers(path: Path, number: int, row: dict[str, Any]) -> dict[str, float]:
-    """The remaining fields, which must be numbers; nulls are left out."""
+    """The remaining fields, which must be numbers; nulls are left out. What ``nonfinite`` names is not a number."""
     out = {}
-    for key, value in row.items():
+    named = row.pop("nonfinite", [])
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise RunFolderError(f"{path}, line {number}: 'nonfinite' must be a list of names, got {named!r}")
+    for key, value in (row | dict.fromkeys(named, math.nan)).items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):

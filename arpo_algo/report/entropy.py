@@ -1,6 +1,7 @@
 """Does entropy rise after tool results? The paper's first claim, as statistics over trees.
 
-A *segment* is what the model wrote in one turn. Positions count its tokens from 0, either in the first turn (the
+A *segment* is what the model wrote in one turn, however many nodes it lies in: an algorithm may fork inside a turn
+(TreeRL), and then an action stands below an action. Positions count its tokens from 0, either in the first turn (the
 start of a trajectory) or in a turn right after a tool result.
 
 Segments that were FORKED, and all that follows them, are left out: entropy chose where forks are made, so they
@@ -101,10 +102,10 @@ def entropy_profile(
     for tree in trees:
         first, later, paired = [], [], []
         for chain in _unforked(tree):
-            head, tail = chain[0], [n for n in chain[1:] if _usable(n)]
-            if _usable(head):
-                first.append(head.entropies[:positions])
-            later += [n.entropies[:positions] for n in tail]
+            head, tail = chain[0], [turn for turn in chain[1:] if turn]
+            if head:
+                first.append(head[:positions])
+            later += [turn[:positions] for turn in tail]
             found = _windows(chain, k)
             if found.start is not None and found.after is not None:
                 segments += len(tail)
@@ -126,43 +127,53 @@ def entropy_profile(
     )
 
 
-def _unforked(tree: Tree) -> list[list[Node]]:
-    """Each root rollout's action nodes, first to last, never stepping into a forked sibling."""
+#: Token entropies of one turn; None where they were not saved, or one is not finite.
+_Turn = list[float] | None
+
+
+def _unforked(tree: Tree) -> list[list[_Turn]]:
+    """Each root rollout's turns, first to last, never stepping into a forked sibling."""
     chains = []
     for child in tree.nodes[0].children:
-        chain, at = [], tree.nodes[child]
+        chain: list[list[Node]] = []
+        at = tree.nodes[child]
         if at.fork_of is not None:
             continue
         while True:
             if at.kind == "action":
-                chain.append(at)
+                if chain and at.parent == chain[-1][-1].id:
+                    chain[-1].append(at)  # the turn goes on
+                else:
+                    chain.append([at])
             onward = [tree.nodes[c] for c in at.children if tree.nodes[c].fork_of is None]
             if not onward:
                 break
             at = onward[0]
         if chain:
-            chains.append(chain)
+            chains.append([_turn(nodes) for nodes in chain])
     return chains
 
 
-def _windows(chain: Sequence[Node], k: int) -> Windows:
-    head, tail = chain[0], [n.entropies for n in chain[1:] if _usable(n)]
-    calls = [n.entropies for n in chain[:-1] if _usable(n)]
+def _turn(nodes: Sequence[Node]) -> _Turn:
+    entropies = [h for node in nodes for h in node.entropies]
+    known = all(len(node.entropies) == len(node.tokens) for node in nodes) and all(map(math.isfinite, entropies))
+    return entropies if known and entropies else None
+
+
+def _windows(chain: Sequence[_Turn], k: int) -> Windows:
+    head, tail = chain[0], [turn for turn in chain[1:] if turn]
+    calls = [turn for turn in chain[:-1] if turn]
     fades = [_mean(e[:k]) - _mean(e[k : 2 * k]) for e in tail if len(e) >= 2 * k]
 
     def mean(windows: Sequence[Sequence[float]]) -> float | None:
         return _mean([_mean(w) for w in windows]) if windows else None
 
     return Windows(
-        start=mean([head.entropies[:k]] if _usable(head) else []),
+        start=mean([head[:k]] if head else []),
         after=mean([e[:k] for e in tail]),
         before=mean([e[-k:] for e in calls]),
         fade=_mean(fades) if fades else None,
     )
-
-
-def _usable(node: Node) -> bool:
-    return bool(node.entropies) and all(map(math.isfinite, node.entropies))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -99,14 +99,19 @@
     return out;
   };
   const leavesBelow = (id) => below(id).filter((i) => nodes[i].o).sort((a, b) => nodes[a].y - nodes[b].y);
-  const turnOf = (node) => Math.ceil(node.depth / 2);
+  // By results, not by depth: a turn that was forked in its middle lies in several nodes.
+  const turnOf = (node) => node.results + (node.k === "a");
   const toolOf = (result) => { const call = nodes[result.p].call; return call ? call[0] : null; };
   const textOf = (node) => (node.x ? node.x.map((i) => tree().pieces[i]).join("") : node.t || "");
   const rewardClass = (o) => (o.void ? "void" : o.r > 0 ? "good" : o.r < 0 ? "bad" : "zero");
 
   function open() {
-    nodes = tree().nodes.map((n, id) => ({ ...n, px: 0, y: 0, id, children: [], depth: 0 }));
-    for (const n of nodes) if (n.p !== null) { nodes[n.p].children.push(n.id); n.depth = nodes[n.p].depth + 1; }
+    nodes = tree().nodes.map((n, id) => ({ ...n, px: 0, y: 0, id, children: [], depth: 0, results: 0 }));
+    for (const n of nodes) if (n.p !== null) {
+      nodes[n.p].children.push(n.id);
+      n.depth = nodes[n.p].depth + 1;
+      n.results = nodes[n.p].results + (n.k === "r");
+    }
     state.node = Math.min(state.node, nodes.length - 1);
     draw();
   }
@@ -170,7 +175,9 @@
   function draw() {
     const box = layout(Math.max(240, canvas.clientWidth - 2));
     picture = svg("svg", { width: box.width, height: box.height, role: "tree", "aria-label": `Rollout tree of ${tree().task}: ${many(nodes.length, "node")}. Arrow keys move.` });
-    for (let turn = 1; turn <= Math.ceil(box.deepest / 2); turn++) {
+    // A column is a turn only where each turn is one node.
+    const whole = nodes.every((n) => n.k !== "a" || nodes[n.p].k !== "a");
+    for (let turn = 1; whole && turn <= Math.ceil(box.deepest / 2); turn++) {
       if (box.gap < 34 && turn % 2 === 0) continue;
       const x = 22 + box.gap * (2 * turn - 1);
       picture.append(svg("text", { class: "column", x, y: 18, "text-anchor": "middle" }, `turn ${turn}`));

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from arpo_algo.report import charts
+from arpo_algo.report import charts, words
 from arpo_algo.report.charts import Series, number, percent
 from arpo_algo.report.data import EvalRow, MetricRow, RunData
 
@@ -127,14 +127,13 @@ def _panel(panel: _Panel, rows: Sequence[MetricRow]) -> str:
         ys: list[float | None] = [y if math.isfinite(y) else None for _, y in found]
         window = max(3, len(found) // 10)
         smooth = panel.smooth and len(found) >= 6
-        smoothed = charts.moving_mean(ys, window)
         x, y = charts.binned([x for x, _ in found], ys)
         if len(x) < len(found):
             notes.append(f"{len(found)} steps, drawn as means of {math.ceil(len(found) / charts.MAX_POINTS)}")
         if smooth:
             notes.append(f"smoothed: mean of the last {window} steps")
             series.append(Series("each step", x, y, colour=colour, faint=True))
-            x, y = charts.binned([x for x, _ in found], smoothed)
+            x, y = charts.binned([x for x, _ in found], charts.moving_mean(ys, window))
         series.append(Series("smoothed" if smooth else name, x, y, colour=colour))
     if not series:
         return ""
@@ -150,12 +149,10 @@ def _panel(panel: _Panel, rows: Sequence[MetricRow]) -> str:
 
 
 def _held_out(evals: Sequence[EvalRow]) -> str:
-    """Held-out success over steps, when an evaluation was repeated during training."""
-    names = [r.name for r in evals]
-    name = next((n for n in reversed(names) if names.count(n) > 1), None)
-    if name is None:
+    """Held-out success over steps, when it was evaluated on the way."""
+    rows = _on_the_way(evals)
+    if not rows:
         return ""
-    rows = [r for r in evals if r.name == name]
     series = Series(
         "",
         [float(r.step) for r in rows],
@@ -163,10 +160,22 @@ def _held_out(evals: Sequence[EvalRow]) -> str:
         [r.success_low for r in rows],
         [r.success_high for r in rows],
         colour=2,
-        notes=[f"n={r.n}" for r in rows],
+        notes=[f"{r.name}, n={r.n}" for r in rows],
     )
-    title = f"Held-out success ({name}), 95 % band"
-    return charts.line_chart(title, [series], x_label="step", fmt=percent, y_from=0.0, y_to=1.0)
+    return charts.line_chart("Held-out success, 95 % band", [series], x_label="step", fmt=percent, y_from=0.0, y_to=1.0)
+
+
+def _on_the_way(evals: Sequence[EvalRow]) -> list[EvalRow]:
+    """One row a step: the start of RL, what the trainer calls ``step 50``, ``step 100`` …, and the end.
+
+    Else the rows of the last name that was written more than once, as other programs write them.
+    """
+    if any(words.on_the_way(r) for r in evals):
+        # Of the rows of one step the last: the cold start rather than what was before it.
+        return sorted({r.step: r for r in evals}.values(), key=lambda r: r.step)
+    names = [r.name for r in evals]
+    name = next((n for n in reversed(names) if names.count(n) > 1), None)
+    return [r for r in evals if r.name == name]
 
 
 def _coverage(train: Sequence[MetricRow]) -> str:

@@ -16,8 +16,7 @@ DEFAULT_K = 20
 def entropy(loaded: Sequence[trees.LoadedFile], k: int | None) -> str:
     head = '<section id="entropy"><h2>Entropy around tool results</h2>'
     used = k or DEFAULT_K
-    order = {"train": 0, "eval-before": 1, "eval-after-sft": 2}
-    others = sorted((f for f in loaded if f.file.kind != "train"), key=lambda f: (order.get(f.file.name, 3), f.label))
+    others = [f for f in loaded if f.file.kind != "train"]
     sources = [("training", [t for f in loaded if f.file.kind == "train" for t in f.trees])]
     sources += [(f.label, f.trees) for f in others]
     profiles = [(name, entropy_profile(found, k=used)) for name, found in sources if found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from arpo_algo.report import trees
 from arpo_algo.report.charts import number
 from arpo_algo.report.trees import Forest
 
@@ -11,7 +12,13 @@ from arpo_algo.report.trees import Forest
 def viewer(forest: Forest) -> str:
     head = '<section id="viewer"><h2>Rollout trees</h2>'
     if not forest.payload["files"]:
-        return f'{head}<p class="empty">No trees have been saved yet (trees/).</p></section>'
+        said = "No trees have been saved yet (trees/)."
+        if forest.total:
+            said = (
+                f"None of the {forest.total:,} saved trees fits on this page ({trees.MAX_CHARS:,} characters). They "
+                "are in the run folder under trees/; `arpo view RUN --terminal` prints the newest."
+            )
+        return f'{head}<p class="empty">{escape(said)}</p></section>'
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in forest.notes)
     scale = forest.payload["scale"]
     return (

@@ -68,7 +68,7 @@ def _action(tree: Tree, node: Node, width: int) -> Text:
 
 def _result(tree: Tree, node: Node, width: int) -> Text:
     above = tree.nodes[node.parent] if node.parent is not None else node
-    call = words.tool_call(above.text)
+    call = words.tool_call(words.turn_text(tree, above))
     name = call[0] if call else "environment"
     mark = ("", "") if node.ok else ("failed ", "bold red")
     return _line(

@@ -1,13 +1,15 @@
 """Rollout trees as the compact JSON that the page's viewer draws.
 
 Long runs hold far more trees than a page can: steps and trees are capped, evenly over the run and first come in a
-step (never by outcome), and the page says what was left out.
+step (never by outcome). What the page's size allows is shared: each file gets one tree before any gets a second,
+evaluations and the newest steps first. The page says what was left out.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,12 +21,16 @@ from arpo_algo.tree import Node, Outcome, Tree
 
 #: At most so many training steps are read, the first and the last among them.
 MAX_STEPS = 40
+#: At most so many evaluations made on the way are read; those before and after training always are.
+MAX_EVALS = 12
 #: At most so many trees a training step, and chains an evaluation, are embedded.
 MAX_TREES_PER_STEP, MAX_TREES_PER_EVAL = 6, 12
 #: What all embedded trees may weigh, in characters of JSON.
 MAX_CHARS = 3_900_000
 #: So many trees a training step, and chains an evaluation, are read for the statistics.
 MAX_READ_PER_STEP, MAX_READ_PER_EVAL = 64, 2000
+#: So many of the steps without a tree on the page are named there.
+_NAMED = 6
 #: A longer text of one node is cut in the page (and says so).
 MAX_TEXT = 20_000
 
@@ -46,20 +52,33 @@ class Forest:
     payload: dict[str, Any]
     shown: int
     total: int
-    steps_shown: int
-    steps_total: int
     notes: list[str] = field(default_factory=list)
 
 
 def load(run: RunData) -> list[LoadedFile]:
-    """Read the tree files that the page uses: at most :data:`MAX_STEPS` training steps, spread evenly."""
+    """Read the tree files that the page uses: at most :data:`MAX_STEPS` training steps and :data:`MAX_EVALS`
+    evaluations on the way, spread evenly; evaluations in the order in which they were made."""
     out = []
-    train = run.trees_of("train")
-    for file in [*spread(train, MAX_STEPS), *run.trees_of("eval"), *run.trees_of("other")]:
+    evals = sorted(run.trees_of("eval"), key=_when)
+    kept = spread([f for f in evals if _on_the_way(f) is not None], MAX_EVALS)
+    evals = [f for f in evals if _on_the_way(f) is None or f in kept]
+    for file in [*spread(run.trees_of("train"), MAX_STEPS), *evals, *run.trees_of("other")]:
         trees, total = file.read(MAX_READ_PER_EVAL if file.kind == "eval" else MAX_READ_PER_STEP)
         if trees:
             out.append(LoadedFile(file, label(file), trees, total))
     return out
+
+
+def _on_the_way(file: TreeFile) -> int | None:
+    """``eval-after-step-50`` -> 50; None for the evaluations before and after training."""
+    found = re.fullmatch(r"eval-after-step-(\d+)", file.name)
+    return int(found[1]) if found else None
+
+
+def _when(file: TreeFile) -> tuple[int, int, str]:
+    step = _on_the_way(file)
+    place = {"eval-before": 0, "eval-after-sft": 1}.get(file.name, 3 if step is None else 2)
+    return place, step or 0, file.name
 
 
 def spread(items: Sequence[TreeFile], limit: int) -> list[TreeFile]:
@@ -85,44 +104,49 @@ def _listed(f: LoadedFile) -> str:
 
 
 def forest(run: RunData, loaded: Sequence[LoadedFile], k: int | None) -> Forest:
-    """Encode as many trees as the caps allow; where size bites, each step loses trees before any step is lost."""
-    files: list[dict[str, Any]] = [
-        {"name": f.file.name, "label": _listed(f), "total": f.total, "trees": []} for f in loaded
-    ]
-    left, round_, cut = MAX_CHARS, 0, False
-    while True:
-        took = False
-        for at, entry in zip(loaded, files, strict=True):
-            limit = MAX_TREES_PER_EVAL if at.file.kind == "eval" else MAX_TREES_PER_STEP
-            if round_ >= min(limit, len(at.trees)):
-                continue
-            encoded = encode(at.trees[round_], k)
-            size = len(json.dumps(encoded, ensure_ascii=False))
-            if size > left:
+    """Encode as many trees as the caps allow."""
+    shares: list[list[dict[str, Any]]] = [[] for _ in loaded]
+    waiting = [iter(f.trees[: MAX_TREES_PER_EVAL if f.file.kind == "eval" else MAX_TREES_PER_STEP]) for f in loaded]
+    # Evaluations are chains, and small; of the rest the newest say most about the run as it stands.
+    turn = sorted(range(len(loaded)), key=lambda i: (loaded[i].file.kind != "eval", -i))
+    left, cut = MAX_CHARS, False
+    while turn:
+        for i in list(turn):
+            for tree in waiting[i]:  # one a round: the next that there is room for
+                encoded = encode(tree, k)
+                size = len(json.dumps(encoded, ensure_ascii=False))
+                if size <= left:
+                    left -= size
+                    shares[i].append(encoded)
+                    break
                 cut = True
-                continue
-            left -= size
-            entry["trees"].append(encoded)
-            took = True
-        if not took:
-            break
-        round_ += 1
-    shown = sum(len(f["trees"]) for f in files)
-    total = sum(f.total for f in loaded)
-    steps = len(run.trees_of("train"))
-    steps_shown = sum(1 for f in loaded if f.file.kind == "train")
+            else:
+                turn.remove(i)
+    shown, total = sum(map(len, shares)), sum(f.total for f in loaded)
     notes = []
     if shown < total:
         why = "the page's size limit" if cut else "the limit of trees a step"
         rest = "the others are in the run folder under trees/"
         notes.append(f"{shown} of the {total} trees of these steps are shown ({why}); {rest}.")
-    if steps_shown < steps:
-        notes.append(f"{steps_shown} of the {steps} training steps with saved trees are shown, spread evenly.")
+    if lost := [_listed(f) for f, share in zip(loaded, shares, strict=True) if not share]:
+        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        notes.append(f"No tree is shown of {', '.join(lost[:_NAMED])}{more}: there was no room for one.")
+    for what, every, kind in (
+        ("training steps with saved trees", len(run.trees_of("train")), "train"),
+        ("evaluations with saved trees", len(run.trees_of("eval")), "eval"),
+    ):
+        used = sum(f.file.kind == kind for f in loaded)
+        if used < every:
+            notes.append(f"{used} of the {every} {what} are used, spread evenly.")
     entropies = [h for f in loaded for t in f.trees for n in t.nodes for h in n.entropies if math.isfinite(h)]
     means = [math.fsum(n.entropies) / len(n.entropies) for f in loaded for t in f.trees for n in t.nodes if n.entropies]
     scale = {"token": _quantile(entropies, 0.99), "node": _quantile(means, 0.98)}
-    payload = {"files": [f for f in files if f["trees"]], "scale": scale}
-    return Forest(payload, shown, total, steps_shown, steps, notes)
+    files = [
+        {"name": f.file.name, "label": _listed(f), "total": f.total, "trees": share}
+        for f, share in zip(loaded, shares, strict=True)
+        if share
+    ]
+    return Forest({"files": files, "scale": scale}, shown, total, notes)
 
 
 def _quantile(values: list[float], q: float) -> float:
@@ -165,8 +189,9 @@ def _node(tree: Tree, node: Node, table: dict[str, int], advantages: dict[str, A
                 out["c"] = [count for _, _, count in spans]
         if node.entropies:
             out["m"] = _finite(math.fsum(node.entropies) / len(node.entropies), 5)
-        called = words.tool_call(node.text)
-        if called and any(tree.nodes[c].kind == "result" for c in node.children):
+        ends = any(tree.nodes[c].kind == "result" for c in node.children)
+        called = words.tool_call(words.turn_text(tree, node)) if ends else None
+        if called:
             out["call"] = [called[0], _cut(called[1])]
         if node.fork_of is not None:
             out["fork"] = node.fork_of

@@ -30,6 +30,11 @@ def final_rows(evals: Sequence[EvalRow]) -> list[EvalRow]:
     return list({row.name: row for row in evals}.values())
 
 
+def on_the_way(row: EvalRow) -> bool:
+    """Whether it is one of the evaluations that the trainer makes during training (``step 50``)."""
+    return re.fullmatch(r"step \d+", row.name) is not None
+
+
 def headline_changes(run: RunData) -> list[Change]:
     """Cold start -> last evaluation, and first -> last (one of them when they are the same)."""
     rows = final_rows(run.evals)
@@ -156,6 +161,15 @@ def tool_call(text: str) -> tuple[str, str] | None:
     spoken = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
     calls = list(_CALL.finditer(spoken))
     return (calls[-1][1], calls[-1][2].strip()) if calls else None
+
+
+def turn_text(tree: Tree, node: Node) -> str:
+    """What the model wrote in the turn that ends in ``node``, in however many nodes it lies."""
+    text, at = node.text, node
+    while at.parent is not None and tree.nodes[at.parent].kind == "action":
+        at = tree.nodes[at.parent]
+        text = at.text + text
+    return text
 
 
 def result_body(text: str) -> str:

@@ -16,6 +16,7 @@ from arpo_algo.engines.base import Sampling
 from arpo_algo.episodes import Policy
 from arpo_algo.errors import ConfigError, unknown
 from arpo_algo.presets import PRESETS, Preset, find
+from benchmarks.policies.identity import of_folder, of_function
 
 #: What a word may be, for help and messages.
 WORDS: Mapping[str, str] = {
@@ -98,7 +99,8 @@ def _script(path: str, settings: Settings) -> Choice:
 
     function = load_script(path)
     concurrency = settings.concurrency or 1  # a user's function need not be thread-safe
-    return Choice(f"script:{path}", {"kind": "script", "function": path}, lambda: Scripted(path, function, concurrency))
+    record = {"kind": "script", "function": path, "source": of_function(function)}
+    return Choice(f"script:{path}", record, lambda: Scripted(path, function, concurrency))
 
 
 def _endpoint(rest: str, settings: Settings) -> Choice:
@@ -144,7 +146,8 @@ def _local(word: str, settings: Settings) -> Choice:
     if settings.layout not in (None, "inline"):
         raise ConfigError(f"layout={settings.layout!r} is for chat endpoints; engines continue one assistant message")
     chosen = engines.choose(engine, {})
-    source = str(models.resolve(model))
+    found = models.resolve(model)
+    source = str(found)
     sampling = _sampling(settings, top_k=20)
     preset = find(model)
     max_turn_tokens, max_tokens = _budgets(settings, preset, 512, 2048)
@@ -177,6 +180,8 @@ def _local(word: str, settings: Settings) -> Choice:
         "engine": engine,
         "model": source,
         "weights": models.provenance(model),
+        # Names on the Hub have no folder: what they stand for is said by the name alone.
+        "contents": of_folder(found) if isinstance(found, Path) else "",
         **asdict(sampling),
         "max_turn_tokens": max_turn_tokens,
         "max_tokens": max_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,16 @@ DEFAULT_K = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """A contrast, what was measured (None: no runs), and what that says."""
+    """A contrast, what was measured (None: no runs), and what that says.
+
+    ``left_out``: seeds that are not in the estimate though both runs are there, and why. What leaves them out is an
+    outcome (of "the base learned nothing" there is no level to reach), so what is left is no fair sample of seeds.
+    """
 
     contrast: Contrast
     estimate: Estimate | None
     judgement: Judgement
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def _find(contrast: Contrast, runs: Mapping[str, Mapping[int, Run]]) -> Finding:
     arm, base = runs[contrast.arm], runs[contrast.base]
     compared = {seed: measure.compare(arm[seed], base[seed]) for seed in sorted(arm.keys() & base.keys())}
     paired = {seed: one for seed, one in compared.items() if isinstance(one, Paired)}
-    reasons = sorted({one for one in compared.values() if isinstance(one, str)})
+    left_out = {seed: one for seed, one in compared.items() if isinstance(one, str)}
     found = estimate(
         {seed: p.values for seed, p in paired.items()},
         bounded=measure.unit == "points",
@@ -162,9 +167,9 @@ def _find(contrast: Contrast, runs: Mapping[str, Mapping[int, Run]]) -> Finding:
         at_least=any(p.at_least for p in paired.values()),
     )
     judgement = judge(contrast.claim, found)
-    if found is None and reasons:
-        judgement = dataclasses.replace(judgement, reason="; ".join(reasons))
-    return Finding(contrast, found, judgement)
+    if found is None and left_out:
+        judgement = dataclasses.replace(judgement, reason="; ".join(sorted(set(left_out.values()))))
+    return Finding(contrast, found, judgement, left_out)
 
 
 def _finding(f: Finding) -> dict[str, Any]:
@@ -173,4 +178,5 @@ def _finding(f: Finding) -> dict[str, Any]:
         "contrast": dataclasses.asdict(f.contrast),
         "estimate": None if e is None else {**dataclasses.asdict(e), "mean": e.mean, "seeds": e.seeds},
         "judgement": dataclasses.asdict(f.judgement),
+        "left_out": dict(f.left_out),
     }

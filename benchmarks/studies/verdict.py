@@ -132,18 +132,21 @@ def judge(claim: Claim, found: Estimate | None) -> Judgement:
         return Judgement("contradicts")
     if high < worth:
         return Judgement("contradicts", "there is no room for an effect that would matter")
+    mean = sign * (found.mean - bound)
+    never = found.at_least and claim.kind == "below"  # then only a contradiction can come of it
+    if never and (low > 0 or mean >= worth):
+        return Judgement("cannot tell", "in some seeds the level was never reached, so the ratio is larger")
     if low > 0:
-        if found.at_least and claim.kind == "below":
-            return Judgement("cannot tell", "in some seeds the level was never reached, so the ratio is larger")
         return Judgement("supports")
-    return _cannot_tell(found, max(abs(found.mean - bound), worth))
+    # The interval decides once it ends below what is worth having, or begins above the bound: the nearer is enough.
+    return _cannot_tell(found, worth - mean if never else max(mean, worth - mean))
 
 
 def _cannot_tell(found: Estimate, half_width: float) -> Judgement:
-    """``half_width``: what the interval's would have to shrink to."""
+    """``half_width``: of an interval that would decide, just not."""
     if found.crossed.between_seeds is None:
         return Judgement("cannot tell", "the interval of one model is too wide; more tasks would narrow it")
-    needed = found.crossed.seeds_for(half_width)
+    needed = found.crossed.seeds_for(half_width * (1 - 1e-9) - 1e-12)  # strictly narrower
     if needed is None:
         return Judgement("cannot tell", "no number of seeds would do with so few tasks, or so small a difference")
     needed = max(needed, found.seeds + 1)

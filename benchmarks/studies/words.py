@@ -34,9 +34,18 @@ def comparison(finding: Finding) -> str:
 
 
 def said(finding: Finding) -> str:
-    """The judgement, with its reason where the word alone does not say it."""
+    """The judgement, with its reason where the word alone does not say it, and with the seeds it is not made from."""
     j = finding.judgement
-    return f"{j.word}: {j.reason}" if j.reason else j.word
+    return "; ".join(filter(None, [f"{j.word}: {j.reason}" if j.reason else j.word, left_out(finding)]))
+
+
+def left_out(finding: Finding) -> str:
+    """``1 seed left out: the base learned nothing``; "" where none is, or where nothing else is said anyway."""
+    seeds = finding.left_out
+    if not seeds or finding.estimate is None:
+        return ""
+    why = ", ".join(sorted(set(seeds.values())))
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} left out: {why}"
 
 
 def value(x: float, unit: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
 import os
 import re
 import signal
@@ -69,6 +71,59 @@ class TestRun:
         assert main(["report", str(tmp_path / "r")]) == 0
         assert main(["compare", str(tmp_path / "r")]) == 0
 
+    def test_options_that_are_part_of_the_familys_name(self, tmp_path: Path) -> None:
+        kinds = ["--set", "DeepSearch.kinds=['person', 'city']"]
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 2, *DEEP, *kinds) == 0
+        ids = {s.task.rpartition("/test/")[0] for s in read_samples(tmp_path / "r")}
+        assert run(tmp_path / "s", "--policy", "expert", "--tasks", 2, *DEEP) == 0
+        assert ids != {s.task.rpartition("/test/")[0] for s in read_samples(tmp_path / "s")}, "other questions"
+
+    def test_grows_in_both_directions(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """2 tasks × 3 samples and then 4 × 1 are 8 samples, and with those the folder is finished."""
+        for size in ((2, 3), (4, 1), (4, 1), (1, 2)):
+            numbers = ["--tasks", size[0], "--samples", size[1]]
+            assert run(tmp_path / "r", "--policy", "expert", *numbers, *DEEP) == 0
+        assert "not run yet" not in capsys.readouterr().out
+        assert len(list(read_samples(tmp_path / "r"))) == 8
+        text = (tmp_path / "r/report.md").read_text()
+        assert "| DeepSearch | 4 | 100.0 (51.0–100.0) | 100.0 (34.2–100.0), n=2 |" in text, "pass@3 is of two tasks"
+        assert json.loads((tmp_path / "r/config.json").read_text())["suites"]["DeepSearch"]["asked"] == [[2, 3], [4, 1]]
+
+    def test_each_start_is_recorded(self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from benchmarks import session
+
+        monkeypatch.setattr(session, "_version", lambda package: "1")
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 1, *gsm8k(data)) == 0
+        monkeypatch.setattr(session, "_version", lambda package: "2")
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 2, *gsm8k(data)) == 0
+        config = json.loads((tmp_path / "r/config.json").read_text())
+        assert config["versions"]["torch"] == "1", "what the first samples were made with stays"
+        assert [start["versions"]["torch"] for start in config["resumed"]] == ["2"]
+
+    def test_an_edited_script_is_another_policy(
+        self, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        for answer, status in ((0, 0), (0, 0), (1, 2)):
+            source = f"def act(messages):\n    return '<think>t</think><answer>\\\\boxed{{{answer}}}</answer>'\n"
+            (tmp_path / "edited_policy.py").write_text(source)
+            monkeypatch.delitem(sys.modules, "edited_policy", raising=False)
+            linecache.clearcache()
+            importlib.invalidate_caches()
+            assert run(tmp_path / "r", "--policy", "script:edited_policy.act", "--tasks", 2, *gsm8k(data)) == status
+        assert "--policy differs" in capsys.readouterr().err
+
+    def test_a_folder_of_an_older_release_goes_on(self, tmp_path: Path, data: Path) -> None:
+        """It recorded less: what it lacks is taken as it is now, and recorded."""
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 1, *gsm8k(data)) == 0
+        file = tmp_path / "r/config.json"
+        config = json.loads(file.read_text())
+        for key in ("questions", "asked"):
+            del config["suites"]["GSM8K"][key]
+        file.write_text(json.dumps({**config, "resumed": ["2026-01-01T00:00:00+00:00"]}))
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 2, *gsm8k(data)) == 0
+        assert json.loads(file.read_text())["suites"]["GSM8K"]["questions"]
+
     @pytest.mark.parametrize(
         ("change", "says"),
         [
@@ -94,6 +149,17 @@ class TestRun:
         (data / "gsm8k/test.jsonl").write_text(json.dumps({"question": "Other?", "answer": "#### 1"}) + "\n")
         assert run(tmp_path / "r", "--policy", "expert", *gsm8k(data)) == 2
         assert "first_task differs" in capsys.readouterr().err
+
+    def test_a_changed_gold_of_any_question_is_noticed(
+        self, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 1, *gsm8k(data)) == 0
+        first = next(iter(read_samples(tmp_path / "r"))).messages[1]["content"]
+        rows = [json.loads(line) for line in (data / "gsm8k/test.jsonl").read_text().splitlines()]
+        next(r for r in rows if r["question"] not in first)["answer"] = "#### 77"
+        (data / "gsm8k/test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        assert run(tmp_path / "r", "--policy", "expert", "--tasks", 6, *gsm8k(data)) == 2
+        assert "questions differs" in capsys.readouterr().err
 
     def test_all_takes_what_is_here_and_says_how_to_get_the_rest(
         self, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -175,6 +241,8 @@ class TestEndpoint:
         out = capsys.readouterr().out
         assert "16.7 (" in out, "one of the six answers is 0"
         assert "$0.2220" in out, "6 x (7 x 1000 + 3 x 10000) / 1e6"
+        assert "cost of scored" in out
+        assert "Cost of the scored episodes" in (tmp_path / "r/report.md").read_text()
 
     def test_down(self, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with chat_server([completion(self.RIGHT)]) as server:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +21,8 @@ from arpo_algo.episodes import Episode, Policy, agent, run_episode
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_env.chat import ChatClient, Completion
 from arpo_env.errors import ArpoEnvError, InfraError
-from benchmarks.policies import Settings, choose
+from benchmarks.policies import Settings, choose, identity
+from benchmarks.policies.identity import of_folder, of_function
 from benchmarks.selection import Wanted, select
 
 
@@ -65,6 +68,37 @@ class TestWords:
         record = choose("openai:http://127.0.0.1:1/v1#m", Settings(temperature=0.0, concurrency=3)).record
         assert (record["temperature"], record["top_p"], record["model"]) == (0.0, 0.95, "m")
         assert "concurrency" not in record, "it decides nothing about the samples"
+
+
+class TestIdentity:
+    def test_other_weights_are_another_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also where a file is so large that only a sample of it is read, and wherever the folder lies."""
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m/config.json").write_text("{}")
+        weights = tmp_path / "m/model.safetensors"
+        weights.write_bytes(bytes(range(256)) * 40)
+        for whole in (1 << 20, 1000):
+            monkeypatch.setattr(identity, "_WHOLE", whole)
+            monkeypatch.setattr(identity, "_BLOCK", 16)
+            before = of_folder(tmp_path / "m")
+            copied = shutil.copytree(tmp_path / "m", tmp_path / f"copy-{whole}")
+            assert of_folder(copied) == before
+            old = weights.read_bytes()
+            weights.write_bytes(bytes((b + 1) % 256 for b in old))
+            assert of_folder(tmp_path / "m") != before
+            weights.write_bytes(old)
+
+    def test_a_local_model_is_recorded_with_its_contents(self, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        (tmp_path / "config.json").write_text("{}")
+        record = choose(str(tmp_path), Settings()).record
+        (tmp_path / "model.safetensors").write_bytes(b"trained on")
+        assert choose(str(tmp_path), Settings()).record != record
+
+    def test_a_function_is_its_file(self, tmp_path: Path) -> None:
+        assert of_function(of_folder) == of_function(of_function) != of_function(choose)
+        assert of_function(functools.partial(choose)) != "", "the class of an object that is called"
+        assert of_function(len) == ""
 
 
 # ---------------------------------------------------------------------- scripted
@@ -156,6 +190,23 @@ class TestEndpoint:
         with chat_server([completion(SEARCH)]) as server:
             assert play(chat(server, max_tokens=10)).outcome.stop_reason == "max_tokens"
             assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("budget", "turn", "ended"),
+        [
+            (5, 64, ("max_tokens", True)),  # no more than the budget was asked for
+            (500, 64, ("malformed:empty", False)),  # cut by the turn's own limit: the model was too long
+            (10, 4, ("max_tokens", True)),  # less was asked for, and with the prompt the budget is spent
+        ],
+    )
+    def test_a_turn_cut_by_the_budget_is_no_mistake_of_its_format(
+        self, budget: int, turn: int, ended: tuple[str, bool]
+    ) -> None:
+        half = completion("<think>I was still thinking when", finish_reason="length")
+        with chat_server([half]) as server:
+            episode = play(chat(server, max_tokens=budget, max_turn_tokens=turn))
+        assert (episode.outcome.stop_reason, episode.outcome.truncated) == ended
+        assert (episode.prompt_tokens, episode.completion_tokens) == (7, 3), "they were sampled, and are counted"
 
     def test_a_conversation_too_long_is_the_episodes_end(self) -> None:
         too_long = refusal(400, "This model's maximum context length is 8192 tokens", code="context_length_exceeded")

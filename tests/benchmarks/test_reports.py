@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import io
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from arpo_algo.errors import ConfigError
 from arpo_env.suites import list_suites
 from benchmarks import page
 from benchmarks.compare import compare, differences
-from benchmarks.report import load, markdown, to_json, write_reports
+from benchmarks.report import cells, load, markdown, to_json, write_reports
 
 HOSTILE = "</script><script>document.documentElement.dataset.pwned='1'</script><img src=x onerror=alert(1)>"
 
@@ -56,6 +57,21 @@ class TestReports:
         log = tmp_path / "f1/samples.jsonl"
         log.write_text(log.read_text().replace('"score": 0.0', '"score": 0.4'))
         assert "| 70.0 |" in markdown(load(tmp_path / "f1"))
+
+    def test_a_suite_with_fewer_samples_has_no_value_under_a_larger_k(self, tmp_path: Path) -> None:
+        samples = [row(i, n, right=n == 0) for i in range(4) for n in range(4)] + [
+            row(i, suite="One") for i in range(4)
+        ]
+        make_run(tmp_path, samples, k=4)
+        file = tmp_path / "config.json"
+        config = json.loads(file.read_text())
+        config["suites"]["One"]["samples"] = 1
+        file.write_text(json.dumps(config))
+        titles, rows = cells(load(tmp_path))
+        shown = dict(zip(titles, rows[1], strict=True))
+        assert shown["suite"] == "One"
+        assert shown["pass@1 (95 % CI)"].startswith("100.0")
+        assert (shown["pass@4"], shown["pass^4"], shown["maj@4"]) == ("", "", "")
 
     @pytest.mark.parametrize("folder", ["missing", "empty"])
     def test_of_nothing(self, tmp_path: Path, folder: str) -> None:
@@ -175,12 +191,49 @@ class TestCompare:
             two = make_run(tmp_path / name, [row(0)], name="B", **suite)
             with pytest.raises(ConfigError, match=r"has other tasks in B|was judged by 'f1' in B"):
                 compare([one, two], quiet())
+        judged = [
+            make_run(tmp_path / f"judge-{url}-{model}", [row(0)], name=f"{url} {model}",
+                     options={"metric": "judge", "judge": f"http://{url}#{model}"})
+            for url, model in (("x", "strict"), ("x", "lenient"), ("y", "strict"))
+        ]  # fmt: skip
+        with pytest.raises(ConfigError, match="was judged by 'lenient' in x lenient and by 'strict' in x strict"):
+            compare(judged[:2], quiet())
+        assert compare(judged[::2], quiet()) == 0, "the same judge, served elsewhere"
         with pytest.raises(ConfigError, match="given twice"):
             compare([one, one], quiet())
         with pytest.raises(ConfigError, match=r"must end in \.md or \.json"):
             compare([one], quiet(), out=tmp_path / "c.pdf")
         with pytest.raises(ConfigError, match="no published row holds 'GPT'"):
             compare([one], quiet(), published="GPT")
+
+    def test_says_in_what_the_runs_differ_and_what_is_missing(self, tmp_path: Path) -> None:
+        one = make_run(
+            tmp_path / "a", [row(i) for i in range(4)], name="A", options={"search": "wiki", "max_tool_calls": 10}
+        )
+        two = make_run(
+            tmp_path / "b", [row(0), void(1)], name="B", planned=4, options={"search": "live", "max_tool_calls": 10}
+        )
+        for folder, heat in ((one, 0.6), (two, 1.0)):
+            config = json.loads((folder / "config.json").read_text())
+            config["policy"] |= {"temperature": heat, "top_p": 0.95}
+            (folder / "config.json").write_text(json.dumps(config))
+        said = {
+            "temperature is 0.6 in A, 1.0 in B.",
+            "Toy: search is wiki in A, live in B.",
+            "B, Toy: scored 1 of 4 planned samples, 1 void; what is missing may be the harder part.",
+        }
+        console = Console(record=True, width=300, quiet=False, file=io.StringIO())
+        for suffix in ("md", "json"):
+            compare([one, two], console, out=tmp_path / f"c.{suffix}")
+        assert set(json.loads((tmp_path / "c.json").read_text())["notes"]) == said
+        for text in ((tmp_path / "c.md").read_text(), console.export_text()):
+            assert all(sentence in text for sentence in said)
+        assert json.loads((tmp_path / "c.json").read_text())["runs"]["B"]["Toy"]["n"] == 1
+        unsampled = make_run(tmp_path / "x", [row(0)], name="X", options={"search": "wiki", "max_tool_calls": 10})
+        compare([unsampled, one, two], quiet(), out=tmp_path / "c.json")
+        assert "temperature is 0.6 in A, 1.0 in B." in json.loads((tmp_path / "c.json").read_text())["notes"]
+        compare([one], quiet(), out=tmp_path / "c.json")
+        assert json.loads((tmp_path / "c.json").read_text())["notes"] == []
 
 
 def test_published_averages_are_the_means_of_their_rows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from arpo_algo.stats import (
     pass_at_k,
     pass_hat_k,
     student_t95,
+    tango,
     wilson,
 )
 
@@ -101,7 +103,65 @@ class TestMeanInterval:
         assert 0.94 <= np.mean(hits) <= 0.965
 
 
+def outcomes(n: int, gain: float, loss: float) -> Iterator[tuple[int, int, float]]:
+    """(gained, lost, probability) of n pairs: the trinomial distribution, whole."""
+    for gained in range(n + 1):
+        for lost in range(n - gained + 1):
+            ways = math.comb(n, gained) * math.comb(n - gained, lost)
+            yield gained, lost, ways * gain**gained * loss**lost * (1 - gain - loss) ** (n - gained - lost)
+
+
+class TestTango:
+    """Of one sample a task: exact, by enumeration of all outcomes."""
+
+    @pytest.mark.parametrize(
+        ("tasks", "gain", "loss"),
+        [
+            (100, 0.02, 0.0),  # two points on a hundred tasks: mean_interval covers this 87 % of the time
+            (200, 0.02, 0.0), (20, 0.1, 0.0), (30, 0.05, 0.0), (60, 0.0375, 0.0125), (30, 0.075, 0.025), (10, 0.2, 0.0),
+            (100, 0.05, 0.05), (60, 0.05, 0.05), (30, 0.05, 0.05), (30, 0.2, 0.2), (20, 0.05, 0.05), (10, 0.2, 0.2),
+        ],
+    )  # fmt: skip
+    def test_covers(self, tasks: int, gain: float, loss: float) -> None:
+        covered = 0.0
+        for gained, lost, chance in outcomes(tasks, gain, loss):
+            if chance > 1e-9:
+                pairs = [(0.0, 1.0)] * gained + [(1.0, 0.0)] * lost + [(1.0, 1.0)] * (tasks - gained - lost)
+                _, low, high = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+                covered += chance * (low <= gain - loss <= high)
+        assert covered >= 0.93
+
+    def test_by_hand(self) -> None:
+        """No pair differs: |nδ| = z·√(nδ(1 − δ)), so δ = z²/(n + z²)."""
+        end = 1.96**2 / (50 + 1.96**2)
+        assert tango(0, 0, 50, z=1.96) == pytest.approx((-end, end))
+        # None lost: beyond the mean none is expected to be, and what is left is the score interval of one proportion.
+        assert tango(3, 0, 40)[1] == pytest.approx(wilson(3, 40)[1])
+
+    @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+    def test_laws(self, gained: int, lost: int, same: int) -> None:
+        n = gained + lost + same
+        if not n:
+            return
+        low, high = tango(gained, lost, n)
+        assert -1 <= low <= (gained - lost) / n <= high <= 1
+        assert tango(lost, gained, n) == pytest.approx((-high, -low), abs=1e-9)
+        assert tango(gained, lost, n, z=3.0)[0] <= low, "surer is wider"
+
+    @pytest.mark.parametrize("values", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
+    def test_refuses(self, values: tuple[int, int, int]) -> None:
+        with pytest.raises(ValueError, match="need gained, lost >= 0"):
+            tango(*values)
+
+
 class TestPairedDifference:
+    def test_of_shares_is_as_it_was(self) -> None:
+        a, b = [0.5, 0.0, 1.0, 0.25], [0.5, 0.5, 1.0, 0.0]
+        mean, low, high = paired_difference(a, b)
+        assert (low, high) == mean_interval([y - x for x, y in zip(a, b, strict=True)], low=-1.0, high=1.0)
+        assert mean == pytest.approx(0.0625)
+        assert paired_difference([1.0], [0.0]) == (-1.0, -1.0, 1.0), "one pair says nothing about the spread"
+
     def test_no_difference_is_no_certainty(self) -> None:
         mean, low, high = paired_difference([0.0] * 10, [0.0] * 10)
         assert mean == 0.0

@@ -191,19 +191,49 @@ def test_what_is_not_there_is_said_and_cannot_tell() -> None:
 
 
 def test_half_the_calls_is_judged_as_a_ratio() -> None:
-    """ARPO makes 0.4 of GRPO's calls, give or take a little by seed, and is at its level as early in steps."""
+    """ARPO makes hardly more than half of GRPO's calls, the least there can be, and is at its level as early in steps.
+
+    Then "half" must come out as supported; and where it makes three quarters, as contradicted.
+    """
+    assert budget(0.505).verdict == "supports"
+    result = budget(0.505)
+    calls_made = next(f for f in result.findings if f.contrast.measure == "calls a trajectory")
+    assert calls_made.judgement.word == "supports"
+    assert re.fullmatch(r"0\.51× \(0\.5\d+ to 0\.5\d+\)", cells(calls_made)[2])
+    for shown in (html(result), markdown(result)):
+        assert "below 0.55 where the minimum is 0.50" in shown
+    made = next(f for f in budget(0.75).findings if f.contrast.measure == "calls a trajectory")
+    assert made.judgement.word == "contradicts"
+    assert not made.left_out
+
+
+def budget(share: float, flat: tuple[int, ...] = ()) -> StudyResult:
+    """The study ``budget`` of four seeds; GRPO learns nothing under the seeds in ``flat``."""
     found = []
     for seed in range(4):
         calls = [10.0 + 0.1 * seed, 20.0 + 0.1 * seed, 30.0 + 0.1 * seed, 40.0 + 0.1 * seed]
-        for name, share, curve in (("arpo", 0.4, [0.1, 0.3, 0.5, 0.9]), ("grpo", 1.0, [0.1, 0.3, 0.5, 0.7])):
+        grpo = [0.1] * 4 if seed in flat else [0.1, 0.3, 0.5, 0.7]
+        for name, part, curve in (("arpo", share, [0.1, 0.3, 0.5, 0.9]), ("grpo", 1.0, grpo)):
             final = {f"t/{i}": float(i < 60 * curve[-1]) for i in range(60)}
-            found.append((entrant(name, config()).section, row(name, seed, curve, [share * c for c in calls], final)))
+            found.append((entrant(name, config()).section, row(name, seed, curve, [part * c for c in calls], final)))
             found[-1][1].spent["tool calls"][-1] *= 1 + 0.01 * seed * (name == "arpo")
-    result = evaluate(STUDIES["budget"], config(), found, Path("sweep"), range(4))
-    calls_made = next(f for f in result.findings if f.contrast.measure == "calls a trajectory")
-    assert calls_made.judgement.word == "supports"
-    assert re.fullmatch(r"0\.41× \(0\.\d+ to 0\.4\d+\)", cells(calls_made)[2])
-    assert result.verdict == "supports"
+    return evaluate(STUDIES["budget"], config(), found, Path("sweep"), range(4))
+
+
+def test_seeds_that_their_outcome_leaves_out_are_told() -> None:
+    result = budget(0.505, flat=(1, 3))
+    levels = [f for f in result.findings if f.contrast.measure == "calls to the level"]
+    why = "the base learned nothing, so there is no level to reach"
+    for finding in levels:
+        assert finding.left_out == {1: why, 3: why}
+        assert finding.estimate is not None
+        assert finding.estimate.seeds == 2
+        assert cells(finding)[-1].endswith(f"2 seeds left out: {why}")
+    for shown in (html(result), markdown(result)):
+        assert shown.count("2 seeds left out: the base learned nothing") == len(levels)
+    assert json.loads(json.dumps(result.to_json()))["findings"][2]["left_out"] == {"1": why, "3": why}
+    none = next(f for f in budget(0.505, flat=(0, 1, 2, 3)).findings if f.contrast.measure == "calls to the level")
+    assert (none.estimate, none.judgement.reason) == (None, why)
 
 
 def test_page_and_markdown_say_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -54,6 +55,44 @@ def test_a_wide_interval_cannot_tell_and_says_how_many_seeds_would() -> None:
     half = found.crossed.half_width(said.seeds_needed)
     assert half is not None
     assert half <= max(abs(found.mean), 0.02)
+
+
+@pytest.mark.parametrize("claim", [GAIN, Claim("above"), Claim("below", 0.01, 0.02), Claim("within", 0.05)])
+@pytest.mark.parametrize("mean", [-0.0583, -0.035, -0.0083, 0.004, 0.0123, 0.017, 0.031, 0.07])
+def test_so_many_seeds_would_decide_and_one_less_would_not(claim: Claim, mean: float) -> None:
+    """If the mean and the spreads stayed: the interval of that many seeds is judged, and that of one less."""
+    now = crossed_mean([[mean - 0.05], [mean], [mean + 0.05]])
+    assert now.low is not None
+    assert now.high is not None
+    said = judge(claim, Estimate(now, now.low, now.high, None, None, 1))
+    assert said.word == "cannot tell"
+    assert said.seeds_needed is not None
+
+    def later(seeds: int) -> str:
+        half = now.half_width(seeds)
+        assert half is not None
+        return judge(claim, Estimate(now, mean - half, mean + half, None, None, 1)).word
+
+    assert later(said.seeds_needed) != "cannot tell"
+    assert said.seeds_needed == 4 or later(said.seeds_needed - 1) == "cannot tell"
+
+
+def test_where_the_level_was_not_reached_seeds_can_only_contradict() -> None:
+    """Of 0.6 (0.4 to 0.9), "at least". Against 0.7 more seeds could only make sure of a small ratio, which it is not.
+
+    By hand: t·0.16/√n is 0.0852 for 16 seeds, and log(0.6/0.55) is 0.0870; 0.148 for 7, and log(0.7/0.6) is 0.154.
+    """
+    middle = [[math.log(0.6) + d] for d in (-0.16, 0.0, 0.16)]
+    found = crossed_mean(middle)
+    assert found.low is not None
+    assert found.high is not None
+    never = Estimate(found, found.low, found.high, None, None, 1, ratio=True, at_least=True)
+    assert judge(Claim("below", 0.55), never).seeds_needed == 16
+    # Below the bound by its mean, and not by its interval.
+    said = judge(Claim("below", 0.7), never)
+    assert (said.word, said.seeds_needed) == ("cannot tell", None)
+    assert "never reached" in said.reason
+    assert judge(Claim("below", 0.7), dataclasses.replace(never, at_least=False)).seeds_needed == 7
 
 
 def test_a_sure_nothing_contradicts_a_gain_worth_having() -> None:

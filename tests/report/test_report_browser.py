@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import make_run, write_lines
+from report_runs import make_run, write_lines, write_trees
+from test_report_trees import split_turns
 
 from arpo_algo.report import build_report
 from arpo_algo.report.data import TreeFile, read_run
@@ -166,6 +167,18 @@ def test_keys_clicks_and_choices(run: Path, tmp_path: Path) -> None:
     assert out["hash"] == "#tree=train-000001/1/1"
     assert out["spans"] == len(others[1].nodes[1].tokens)
     assert out["who"] == 2
+
+
+def test_a_turn_in_several_nodes_is_counted_once(tmp_path: Path) -> None:
+    write_trees(tmp_path / "run/trees/train-000001.jsonl.gz", [split_turns()])
+    build_report(tmp_path / "run")
+    script = """return [...d.querySelectorAll(".node")].map((g) => [Number(g.dataset.id), g.getAttribute("aria-label")])
+                .concat([["columns", [...d.querySelectorAll(".column")].map((t) => t.textContent)]]);"""
+    out = dict(act(tmp_path / "run", tmp_path / "profile", script))
+    turns = {node: said.split(",")[0] for node, said in out.items() if node != "columns"}
+    assert turns == {0: "prompt", 1: "turn 1", 2: "turn 1", 3: "turn 1", 4: "turn 1", 5: "turn 2", 6: "turn 1"}
+    assert "result of search" in out[4]
+    assert out["columns"] == ["reward", "advantage"], "the other columns of this tree are no turns"
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,24 @@ def test_a_full_run(full: Path) -> None:
     assert html.count('<figure class="chart"') >= 20
 
 
+def test_evaluations_on_the_way_are_one_curve(tmp_path: Path) -> None:
+    """Named as the trainer names them: from the cold start through the steps to the end."""
+    run = make_run(tmp_path / "run", steps=2, trees=1, tasks=4)
+    rows = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    cold, last = rows[1], {**rows[2], "step": 300}
+    on_the_way = [{**cold, "name": f"step {s}", "step": s} for s in (50, 100, 150, 200, 250)]
+    write_lines(run / "eval.jsonl", [rows[0], cold, *on_the_way, last])
+    (curve,) = re.findall(r'data-points="([^"]*)"><figcaption><b>Held-out success, 95 % band</b>', build_html(run))
+    points = json.loads(unescape(curve))
+    assert [p[1] for p in points] == [f"step {s}" for s in (0, 50, 100, 150, 200, 250, 300)]
+    assert [p[2].split("] ")[1] for p in points] == [
+        f"{name}, n=4" for name in ("cold start", *(f"step {s}" for s in (50, 100, 150, 200, 250)), "ARPO")
+    ]
+    dots = build_html(run).split("Success on held-out tasks, 95 % interval</b>")[1].split("</figure>")[0]
+    assert "step 50" not in dots
+    assert "ARPO" in dots
+
+
 def test_nothing_is_loaded_from_anywhere(full: Path) -> None:
     html = build_html(full)
     page = Page(html)
@@ -111,7 +130,7 @@ def test_a_run_under_way_is_drawn_as_far_as_it_is(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     html = build_report(run).read_text(encoding="utf-8")
     assert "training to 2" in html
-    assert [f["name"] for f in Page(html).trees["files"]][:2] == ["train-000001", "eval-after-arpo"]
+    assert [f["name"] for f in Page(html).trees["files"]][:2] == ["train-000001", "eval-before"]
 
 
 def test_hostile_texts_are_inert(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -56,6 +57,27 @@ def test_smoothing_and_bins_by_hand() -> None:
     assert moving_mean([1.0, 3.0, None, 5.0], 2) == [1.0, 2.0, None, 5.0]
     assert binned([1, 2, 3, 4, 5], [1.0, 3.0, None, 5.0, None], limit=3) == ([1.5, 3.5, 5.0], [2.0, 5.0, None])
     assert binned([1, 2], [1.0, None]) == ([1, 2], [1.0, None])
+
+
+@given(st.lists(st.none() | FINITE, max_size=40), st.integers(1, 12))
+def test_smoothing_is_the_mean_of_each_window(values: list[float | None], window: int) -> None:
+    expected = []
+    for i, value in enumerate(values):
+        seen = [v for v in values[max(0, i - window + 1) : i + 1] if v is not None]
+        expected.append(None if value is None else pytest.approx(math.fsum(seen) / len(seen), rel=1e-9, abs=1e-6))
+    assert moving_mean(values, window) == expected
+
+
+def test_a_huge_value_leaves_nothing_behind() -> None:
+    """As it would if sums ran on and it were subtracted again."""
+    assert moving_mean([1.0, 1e20, *[0.1] * 6], 3)[4:] == pytest.approx([0.1] * 4)
+
+
+def test_smoothing_a_long_run_takes_a_moment() -> None:
+    """Its windows grow with the run: each summed anew, 40,000 steps are 160 million additions."""
+    begin = time.process_time()
+    moving_mean([0.5] * 40_000, 4_000)
+    assert time.process_time() - begin < 1.0
 
 
 def svg_of(figure: str) -> ET.Element:

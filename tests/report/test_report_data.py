@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from report_runs import Maker, config, make_run, write_trees
+from rich.console import Console
 
+from arpo_algo.config import LogSection
 from arpo_algo.report.data import RunFolderError, read_run
+from arpo_algo.report.page_curves import curves
+from arpo_algo.runfolder import RunFolder
+from arpo_algo.tracking import Tracker
 
 EVAL = {"name": "before", "step": 0, "n": 10, "success": 0.5, "success_low": 0.24, "success_high": 0.76, "reward": 0.4}
 
@@ -75,6 +82,11 @@ def test_a_half_written_last_line_is_ignored_and_a_whole_one_without_line_end_is
             '{"phase": "train", "step": 1, "loss": "low"}',
             r"line 2: 'loss' must be a number, got 'low'",
         ),
+        (
+            "metrics.jsonl",
+            '{"phase": "train", "step": 1, "nonfinite": 3}',
+            r"'nonfinite' must be a list of names, got 3",
+        ),
         ("eval.jsonl", json.dumps(EVAL | {"success": None}), r"eval\.jsonl, line 2: 'success' is missing"),
         ("eval.jsonl", json.dumps(EVAL | {"success": 0.9}), r"line 2: need 0 <= success_low <= success"),
         ("eval.jsonl", json.dumps(EVAL | {"success_high": float("nan")}), r"line 2: need 0 <= success_low"),
@@ -92,6 +104,21 @@ def test_nulls_are_missing_values_and_non_finite_ones_are_kept(tmp_path: Path) -
     (row,) = read_run(tmp_path).metrics
     assert list(row.values) == ["loss"]
     assert row.values["loss"] != row.values["loss"]
+
+
+def test_what_the_tracker_wrote_as_not_finite_is_a_gap(tmp_path: Path) -> None:
+    """It leaves such values out of the row, which JSON cannot hold, and names them."""
+    with closing(RunFolder(tmp_path / "run")) as folder:
+        tracker = Tracker(folder, Console(quiet=True), LogSection(boards=()), {})
+        for step, loss in enumerate((0.5, float("nan"), 0.7)):
+            tracker.log("train", step, {"loss": loss, "reward": 0.5})
+        tracker.close()
+    rows = read_run(tmp_path / "run").metrics
+    assert [sorted(row.values) for row in rows] == [["loss", "reward"]] * 3
+    assert math.isnan(rows[1].values["loss"])
+    page = curves(read_run(tmp_path / "run"))
+    assert "1 value not finite, left out" in page
+    assert "nonfinite" not in page
 
 
 @pytest.mark.parametrize(

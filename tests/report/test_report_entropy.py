@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import Maker
 
-from arpo_algo.report.entropy import entropy_profile
+from arpo_algo.report.entropy import entropy_profile, turn_windows
 from arpo_algo.tree import Outcome, Tree
 
 
@@ -53,6 +53,30 @@ def test_forked_siblings_and_what_follows_them_are_left_out() -> None:
     after = tree.add(tree.add(twin.id, "result", [5]).id, "action", [5])
     after.entropies, after.outcome = [9.0], Outcome(1.0)
     assert entropy_profile([tree, tree], k=1) == plain
+
+
+def test_a_turn_that_was_forked_in_its_middle_is_one_turn() -> None:
+    """TreeRL: an action below an action. What goes on is no turn after a result, and no turn of its own."""
+    whole = chain([0.1, 0.2, 0.3], [0.4, 0.5, 0.6, 0.7])
+    split = Tree("t", [1, 2])
+    at = 0
+    for kind, entropies in (("action", [0.1]), ("action", [0.2, 0.3]), ("result", []),
+                            ("action", [0.4, 0.5]), ("action", [0.6]), ("action", [0.7])):  # fmt: skip
+        node = split.add(at, "result", [7, 8]) if kind == "result" else split.add(at, "action", [0] * len(entropies))
+        node.entropies = list(entropies)
+        if node.id in (2, 5):
+            twin = split.add(at, "action", [5])
+            twin.entropies, twin.fork_of, twin.outcome = [9.0], node.id, Outcome(1.0)
+        at = node.id
+    split.nodes[at].outcome = Outcome(0.0)
+    for k in (1, 2, 3):
+        assert entropy_profile([split], k=k) == entropy_profile([whole], k=k)
+        assert turn_windows(split, k) == turn_windows(whole, k)
+    rise = entropy_profile([split], k=2).rise
+    assert rise is not None
+    assert (rise.segments, rise.difference.mean) == (1, pytest.approx(0.45 - 0.15))
+    split.nodes[5].entropies = []  # a part that was not saved: the turn is not known
+    assert entropy_profile([split], k=1).rise is None
 
 
 def test_one_tree_makes_no_interval_and_no_tool_call_makes_no_rise() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import Maker, make_run
+from report_runs import Maker, make_run, write_trees
+from rich.console import Console
 
 from arpo_algo.report import trees
 from arpo_algo.report.data import TreeFile, read_run
-from arpo_algo.tree import Node, Tree
+from arpo_algo.report.page_trees import viewer
+from arpo_algo.report.terminal import render_tree
+from arpo_algo.tree import Node, Outcome, Tree
 
 
 def test_nodes_carry_what_the_panel_says() -> None:
@@ -35,6 +39,35 @@ def test_nodes_carry_what_the_panel_says() -> None:
         if node.kind == "result":
             assert out["probe"] == sum(d.granted for d in node.forks)
             assert len(out["why"]) == 1
+
+
+def split_turns() -> Tree:
+    """Two turns; the first lies in three nodes, as where an algorithm forks inside a turn."""
+    tree, at = Tree("t", [1]), 0
+    parts = [
+        "<think>I ask.</think>",
+        "<search>Ada ",
+        "Brimco</search>",
+        "<result>a page</result>",
+        "<answer>7</answer>",
+    ]
+    for text in parts:
+        node = tree.add(at, "result" if text.startswith("<result>") else "action", [5, 6], text=text)
+        node.entropies = [0.5, 0.25] if node.kind == "action" else []
+        at = node.id
+    twin = tree.add(1, "action", [5], text="<answer>8</answer>")
+    twin.fork_of, twin.outcome = 2, Outcome(0.0)
+    tree.nodes[at].outcome = Outcome(1.0, is_success=True)
+    return tree
+
+
+def test_the_call_of_a_turn_in_several_nodes_is_found() -> None:
+    nodes = trees.encode(split_turns(), None)["nodes"]
+    assert nodes[3]["call"] == ["search", "Ada Brimco"]
+    assert not any("call" in node for node in nodes if node is not nodes[3])
+    text = io.StringIO()
+    Console(file=text, width=200).print(render_tree(split_turns()))
+    assert "search → a page" in text.getvalue()
 
 
 def test_without_saved_pieces_the_plain_text_is_shown() -> None:
@@ -113,6 +146,53 @@ def test_caps_are_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(json.dumps(cut.payload, ensure_ascii=False)) < size // 3
     assert "the page's size limit" in cut.notes[0]
     assert {f["name"] for f in cut.payload["files"]} >= set(steps)  # every step keeps a tree
+
+
+def test_where_room_is_scarce_evaluations_and_the_newest_steps_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(make_run(tmp_path / "run", steps=9, trees=3, tasks=3))
+    loaded = trees.load(run)
+
+    def size(tree: Tree) -> int:
+        return len(json.dumps(trees.encode(tree, 20), ensure_ascii=False))
+
+    evals = sum(size(f.trees[0]) for f in loaded if f.file.kind == "eval")
+    largest = max(size(t) for f in loaded for t in f.trees)
+    monkeypatch.setattr(trees, "MAX_CHARS", evals + 3 * largest)
+    found = trees.forest(run, loaded, 20)
+    kept = [f["name"] for f in found.payload["files"]]
+    assert kept[-6:] == ["train-000007", "train-000008", "train-000009", "eval-before", "eval-after-sft",
+                         "eval-after-arpo"]  # fmt: skip
+    lost = [f"training step {s}" for s in range(1, 7) if f"train-00000{s}" not in kept]
+    assert lost, "there is not room for all"
+    assert f"No tree is shown of {', '.join(lost)}: there was no room for one." in found.notes
+
+    # A first tree that is too large does not keep the file's other trees out.
+    alone = [trees.LoadedFile(f.file, f.label, sorted(f.trees, key=size, reverse=True), f.total) for f in loaded[:1]]
+    assert size(alone[0].trees[0]) > size(alone[0].trees[2])
+    monkeypatch.setattr(trees, "MAX_CHARS", size(alone[0].trees[2]))
+    assert trees.forest(run, alone, 20).shown == 1
+
+    monkeypatch.setattr(trees, "MAX_CHARS", 100)
+    none = trees.forest(run, loaded, 20)
+    assert (none.shown, none.total) == (0, 36)
+    page = viewer(none)
+    assert "None of the 36 saved trees fits on this page" in page
+    assert "No trees have been saved yet" not in page
+    assert "No trees have been saved yet" in viewer(trees.forest(run, [], 20))
+
+
+def test_evaluations_on_the_way_are_spread_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "MAX_EVALS", 3)
+    for name in ("before", "after-sft", "after-arpo", *(f"after-step-{s}" for s in (50, 100, 150, 200, 250))):
+        write_trees(tmp_path / f"trees/eval-{name}.jsonl.gz", [Maker(1).tree("t", M=1, N=1, forks=False)])
+    run = read_run(tmp_path)
+    loaded = trees.load(run)
+    assert [f.label for f in loaded] == [
+        "before", "after cold start", "after step 50", "after step 150", "after step 250", "after ARPO",
+    ]  # fmt: skip
+    assert "6 of the 8 evaluations with saved trees are used, spread evenly." in trees.forest(run, loaded, 20).notes
 
 
 @given(st.integers(0, 200), st.integers(2, 40))
