@@ -5,7 +5,6 @@ The trainer drives these parts; ``arpo replay`` and rollout workers build the sa
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -150,10 +149,11 @@ def build_engine(
 ) -> Engine:
     """The configuration's engine. ``separate``: it must not share the learner's weights."""
     rollout = config.rollout
-    own = copy.deepcopy(model) if separate else model
     choice = engines.choose(rollout.engine, rollout.engine_options)
     precision = resolve_precision(config.learner.precision, next(model.parameters()).device)
-    return choice.build(engines.EngineSetup(own, tokenizer, source, rollout.slots, rollout.max_tokens, precision))
+    return choice.build(
+        engines.EngineSetup(model, tokenizer, source, rollout.slots, rollout.max_tokens, precision, separate)
+    )
 
 
 # ------------------------------------------------------------------ state

@@ -203,6 +203,11 @@ class Learner:
         products = torch.bfloat16 if self.precision == "bfloat16" else model.dtype
         self.attention = resolve_tree_attention(config.attention, model.config, self.device, products)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ConfigError(
+                "no parameter of the model is trained: it was saved with adapters, whose base is frozen; set "
+                "learner.lora.rank to train them on, or start from a model into which they were merged"
+            )
         self.sharded = sharding.is_sharded(self.parameters)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})

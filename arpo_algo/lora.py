@@ -69,16 +69,22 @@ def attach(model: PreTrainedModel, config: LoraConfig) -> None:
         parameter.requires_grad_(".lora_A." in name or ".lora_B." in name)
 
 
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy without adapters whose weights are W + (alpha/rank)·B·A."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """The same object, its adapters merged into its weights: the names are those of :func:`merged_weights` now.
 
-    whole = copy.deepcopy(model)
-    for name, layer in list(whole.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
+    To compute with. To save, take :func:`merged`.
+    """
+    for name, layer in list(model.named_modules()):
+        if hasattr(layer, "get_delta_weight"):  # peft's layers
             layer.merge()
             above, _, own = name.rpartition(".")
-            setattr(whole.get_submodule(above), own, layer.get_base_layer())
+            setattr(model.get_submodule(above), own, layer.get_base_layer())
+    return model
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy without adapters whose weights are W + (alpha/rank)·B·A."""
+    whole = without_adapters(copy.deepcopy(model))
     # A fresh model of the class: one that was loaded with an adapter keeps renaming its weights when saved.
     plain: PreTrainedModel = type(model)(copy.deepcopy(model.config)).to(model.dtype).to(model.device)  # type: ignore[arg-type]
     plain.load_state_dict(whole.state_dict())

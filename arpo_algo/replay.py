@@ -107,7 +107,9 @@ def replay_rollout(run: Path, step: int) -> Replay:
     facts = assembly.look_at_env(config)
     source = _source(config, point)
     model, tokenizer = assembly.load_policy(source, _device(config))
-    engine = assembly.build_engine(config, model, tokenizer, source)
+    # As those who sampled had it: by themselves, without the learner's adapters.
+    separate = config.rollout.actors > 0 or config.rollout.overlap != "off"
+    engine = assembly.build_engine(config, model, tokenizer, source, separate=separate)
     rollouts = LocalRollouts(
         engine,
         Renderer(tokenizer),

@@ -33,7 +33,9 @@ class EngineSetup:
     ``model`` is the learner's own; an engine in the same process may share it, others start from its weights.
     ``source`` is the folder or Hub name that ``model`` was loaded from. ``slots``: sequences generated at once.
     ``max_length``: longest sequence, prompt included. ``precision``: what the learner's products run in, so that an
-    engine in the same process can compute the same numbers.
+    engine in the same process can compute the same numbers. ``separate``: the learner changes ``model`` while the
+    engine works; one that computes on it then must copy it, without its adapters
+    (:func:`~arpo_algo.lora.without_adapters`), because new weights come merged.
     """
 
     model: PreTrainedModel
@@ -42,6 +44,7 @@ class EngineSetup:
     slots: int
     max_length: int
     precision: Literal["float32", "bfloat16"] = "float32"
+    separate: bool = False
 
 
 Build = Callable[[EngineSetup, Any], "Engine"]

@@ -11,6 +11,7 @@ of the matrix products. Driven in the same order, two runs are the same bit by b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -21,18 +22,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.cacheattention import CachePlan, Chunk, KVCache, Shared
 from arpo_algo.engines import EngineSetup, register
-from arpo_algo.engines.base import Event, Finished, Probed, Request, Sampling, check_fits
+from arpo_algo.engines.base import Event, Finished, Probed, Request, check_fits
+from arpo_algo.engines.drawing import draw
 from arpo_algo.engines.sharing import common_prefix, shared_prefixes
 from arpo_algo.engines.stopping import Stopping, end_tokens
 from arpo_algo.engines.workingcopy import WorkingCopy, packs
-from arpo_algo.entropy import entropy_from_logits
-from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.errors import ConfigError
+from arpo_algo.lora import without_adapters
 from arpo_algo.memory import explained
 from arpo_algo.options import opt
 from arpo_algo.precision import Resolved, autocast
 
-#: Logits that tokens are drawn from at once on CPUs: what a dozen operations on them touch then stays in the cache.
-CPU_CHUNK = 400_000
 _SMALLER = "lower rollout.slots, rollout.max_tokens or rollout.engine_options.step_tokens"
 
 
@@ -45,6 +45,15 @@ class _Slot:
     owner: int | None = None  # running request
     held: int | None = None  # finished request that may be continued
     used: int = 0  # step of last use, for eviction
+
+
+@dataclass(slots=True, eq=False)
+class _Queued:
+    """A request that waits for a slot."""
+
+    request: Request
+    tokens: list[int]  # the request's; lists, not tuples, are compared with slots
+    compared: int = 0  # no slot that was held before this step can go on with it
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +75,7 @@ class TorchEngine:
         tokenizer: only decodes, to find stop strings.
         slots: sequences that can run or be held at once; bounds memory together with ``max_length``.
         max_length: longest sequence, prompt included; at most the model's context.
-        step_tokens: most tokens one forward computes (a single longer prompt is still run whole).
+        step_tokens: most tokens one forward computes (a longer prompt is still run whole, beside those that run).
         precision: what products run in. With ``bfloat16`` and float32 weights the engine computes from a
             :class:`~arpo_algo.engines.workingcopy.WorkingCopy`: the numbers that the learner computes under autocast.
         packed: on CPUs, keep a copy of the weights in the layout that products read (faster; ignored elsewhere).
@@ -122,7 +131,7 @@ class TorchEngine:
                 str(weight.device),
             )
         self._slots = [_Slot(i) for i in range(slots)]
-        self._queue: list[Request] = []
+        self._queue: list[_Queued] = []
         self._running: dict[int, _Running] = {}
         self._decoding: list[_Running] = []  # rows that ``_groups`` is for
         self._groups: list[Shared] = []
@@ -139,7 +148,7 @@ class TorchEngine:
 
     def submit(self, request: Request) -> None:
         check_fits(request, self.max_length)
-        self._queue.append(request)
+        self._queue.append(_Queued(request, list(request.tokens)))
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -190,37 +199,50 @@ class TorchEngine:
     # ------------------------------------------------------------------ admission
 
     def _admit(self) -> None:
-        """Give queued requests a slot, in order of arrival, while slots and the token budget last."""
-        if all(slot.owner is not None for slot in self._slots):
-            return  # before any search for prefixes: a long queue would search at every step
+        """Give queued requests a slot, in order of arrival, while slots and the token budget last.
+
+        The first of a step runs whole, also over budget: waiting for a step with room for it would mean until nothing
+        else runs, with all that is behind it.
+        """
+        free = self._count_free()
+        held = sorted((s for s in self._slots if s.held is not None), key=lambda s: s.used, reverse=True)
+        if not free and not held:
+            return
         budget = self.step_tokens - len(self._running)
-        waiting: list[Request] = []
+        waiting: list[_Queued] = []
         pending: list[_Slot] = []  # admitted in this step: their keys are not there yet
-        for i, request in enumerate(self._queue):
-            source, length = self._longest_prefix(request.tokens)
-            later, later_length = self._longest_prefix(request.tokens, pending)
+        for i, queued in enumerate(self._queue):
+            if not free and not self._continues_one(queued, held):
+                waiting.append(queued)  # before any search for prefixes: a long queue would search at every step
+                continue
+            request, tokens = queued.request, queued.tokens
+            source, length = self._longest_prefix(tokens)
+            later, later_length = self._longest_prefix(tokens, pending)
             if later is not None and later_length > length:
-                waiting.append(request)  # next step it can copy what is computed in this one
+                waiting.append(queued)  # next step it can copy what is computed in this one
                 continue
             # The last token is always run: it gives the logits.
-            length = min(length, len(request.tokens) - 1)
-            fresh = list(request.tokens[length:])
-            if len(fresh) > budget and (pending or self._running):
-                waiting += self._queue[i:]
-                break
-            slot = self._place(source, length)
+            length = min(length, len(tokens) - 1)
+            slot = self._find_slot(source, length)
             if slot is None:
                 # Go on looking: a continuation behind it runs in the slot that is held for it, and frees it.
-                waiting.append(request)
+                waiting.append(queued)
                 continue
+            fresh = tokens[length:]
+            if pending and len(fresh) > budget:
+                waiting += self._queue[i:]
+                break
+            if source is not None and slot is not source and length:
+                self.cache.copy_prefix(source.index, slot.index, length)
             if request.parent is not None:
                 self.release(request.parent)
-            slot.tokens = list(request.tokens)
+            slot.tokens = tokens
             slot.owner, slot.held, slot.used = request.id, None, self._steps
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(request.seed)))
             self._running[request.id] = _Running(request, slot, rng, fresh)
             pending.append(slot)
             budget -= len(fresh)
+            free = self._count_free()
         self._queue = waiting
         if waiting and not self._running:
             # Every slot waits for a continuation that cannot come before one of these runs: drop what was used
@@ -228,32 +250,50 @@ class TorchEngine:
             min((s for s in self._slots if s.held is not None), key=lambda s: s.used).held = None
             self._admit()
 
-    def _longest_prefix(self, tokens: tuple[int, ...], slots: list[_Slot] | None = None) -> tuple[_Slot | None, int]:
+    def _count_free(self) -> int:
+        return sum(slot.owner is None and slot.held is None for slot in self._slots)
+
+    def _continues_one(self, queued: _Queued, held: list[_Slot]) -> bool:
+        """Whether the request could run in a held slot: the only places when none is free.
+
+        ``held``: the last used first. What was compared once is not compared again.
+        """
+        tokens = queued.tokens
+        for slot in held:
+            if slot.used < queued.compared:
+                break
+            end = len(slot.tokens) - 1  # at least the request's last token is run, so one token may differ
+            if slot.owner is not None or end >= len(tokens):
+                continue
+            # One token tells most of them apart.
+            if end == 0 or (tokens[end - 1] == slot.tokens[end - 1] and common_prefix(slot.tokens, tokens) >= end):
+                return True
+        queued.compared = self._steps
+        return False
+
+    def _longest_prefix(self, tokens: list[int], slots: list[_Slot] | None = None) -> tuple[_Slot | None, int]:
         """The slot sharing the longest cached prefix with ``tokens``; with ``slots``, as if those were all cached."""
-        best, length, wanted = None, 0, list(tokens)
+        best, length = None, 0
         for slot in self._slots if slots is None else slots:
             valid = len(slot.tokens)
             if slots is None and slot.owner is not None:
                 valid -= len(self._running[slot.owner].fresh)
-            if valid <= length:
-                continue
-            n = min(valid, common_prefix(slot.tokens, wanted))
+            if valid <= length or length == len(tokens) or slot.tokens[length] != tokens[length]:
+                continue  # no longer than the best, for what one token tells
+            n = min(valid, common_prefix(slot.tokens, tokens))
             if n > length:
                 best, length = slot, n
         return best, length
 
-    def _place(self, source: _Slot | None, length: int) -> _Slot | None:
-        """A slot whose first ``length`` positions are cached: the source itself when it is idle, else a copy."""
+    def _find_slot(self, source: _Slot | None, length: int) -> _Slot | None:
+        """Where to run: in the source itself when it is idle and ends there, else in a slot to copy its prefix to."""
         if source is not None and source.owner is None and len(source.tokens) <= length + 1:
             return source  # continue in place
         idle = [s for s in self._slots if s.owner is None and s.held is None]
         if not idle:
             return None
         # Empty first, then least recently used; never overwrite the source before it is copied.
-        slot = min(idle, key=lambda s: (s is source, bool(s.tokens), s.used, s.index))
-        if source is not None and slot is not source and length:
-            self.cache.copy_prefix(source.index, slot.index, length)
-        return slot
+        return min(idle, key=lambda s: (s is source, bool(s.tokens), s.used, s.index))
 
     # ------------------------------------------------------------------ one forward
 
@@ -321,96 +361,6 @@ class TorchEngine:
         return events
 
 
-def draw(
-    logits: torch.Tensor, samplings: list[Sampling], rngs: list[np.random.Generator]
-) -> tuple[list[int], list[float], list[float]]:
-    """Draw one token a row by inverting the CDF at the row's own uniform number.
-
-    Args:
-        logits: [rows, V].
-        samplings, rngs: one a row.
-
-    Returns:
-        tokens, their log-probs under the distribution drawn from, and entropies of softmax(z / temperature) in nats;
-        all computed in float32.
-
-    Raises:
-        TrainingError: NaN logits.
-    """
-    rows = max(1, CPU_CHUNK // logits.shape[1]) if logits.device.type == "cpu" else len(samplings)
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    entropies: list[float] = []
-    for begin in range(0, len(samplings), rows):
-        part = slice(begin, begin + rows)
-        some = _draw(logits[part].float(), samplings[part], rngs[part])
-        tokens += some[0]
-        logprobs += some[1]
-        entropies += some[2]
-    return tokens, logprobs, entropies
-
-
-def _draw(
-    logits: torch.Tensor, samplings: list[Sampling], rngs: list[np.random.Generator]
-) -> tuple[list[int], list[float], list[float]]:
-    device = logits.device
-    if any(s.temperature not in (0.0, 1.0) for s in samplings):
-        logits = logits / torch.tensor([s.temperature or 1.0 for s in samplings], device=device)[:, None]
-    logp = torch.log_softmax(logits, -1)
-    p = logp.exp()
-    entropies = -(p * logp).sum(-1)
-    if entropies.isnan().any():  # masked logits (−inf) give 0·−inf; NaN logits stay NaN
-        entropies = entropy_from_logits(logits)
-        if entropies.isnan().any():
-            raise TrainingError("the model gave non-finite logits; its weights have diverged")
-    for i, sampling in enumerate(samplings):
-        if sampling.temperature > 0 and (sampling.top_p < 1 or sampling.top_k):
-            logp[i] = _truncate(logp[i], sampling)
-            p[i] = logp[i].exp()
-    u = torch.tensor([rng.random() for rng in rngs], dtype=torch.float64, device=device)
-    tokens = _inverse_cdf(p, u)
-    if any(s.temperature == 0 for s in samplings):
-        greedy = torch.tensor([s.temperature == 0 for s in samplings], device=device)
-        tokens = torch.where(greedy, logits.argmax(-1), tokens)
-    chosen = logp.gather(1, tokens[:, None])[:, 0]
-    return tokens.tolist(), chosen.tolist(), entropies.tolist()
-
-
-def _inverse_cdf(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """The token whose share of the cumulated mass holds ``u``. p: [rows, V] float32; u: [rows] in [0, 1).
-
-    In two levels, block then token, with float64 sums: a float32 running sum over a large vocabulary is off
-    by more than the rarest tokens weigh, and a float64 one over all of it costs as much as a layer.
-    """
-    rows, vocab = p.shape
-    width = 256
-    padded = torch.nn.functional.pad(p, (0, -vocab % width)).view(rows, -1, width)
-    blocks = padded.sum(-1).double().cumsum(-1)
-    target = u * blocks[:, -1]
-    block = torch.searchsorted(blocks, target[:, None], right=True).clamp_(max=blocks.shape[1] - 1)
-    below = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_(min=0)), 0.0)
-    inside = padded[torch.arange(rows, device=p.device), block[:, 0]].double().cumsum(-1)
-    # Rounding between the levels must not carry the target past the block's last token of positive mass.
-    offset = torch.minimum(target[:, None] - below, inside[:, -1:].nextafter(torch.zeros_like(inside[:, -1:])))
-    token = torch.searchsorted(inside, offset.clamp_(min=0.0), right=True)
-    return (block * width + token)[:, 0]
-
-
-def _truncate(logp: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Keep the top k tokens, then the smallest set whose mass reaches top_p; renormalise. ``logp``: [V]."""
-    order = logp.argsort(descending=True, stable=True)
-    ranked = logp[order]
-    keep = torch.ones_like(ranked, dtype=torch.bool)
-    if sampling.top_k:
-        keep[sampling.top_k :] = False
-    if sampling.top_p < 1:
-        mass = torch.where(keep, ranked, -torch.inf).softmax(-1)
-        keep &= mass.cumsum(-1) - mass < sampling.top_p
-    out = torch.full_like(logp, -torch.inf)
-    out[order[keep]] = ranked[keep]
-    return torch.log_softmax(out, -1)
-
-
 @dataclass(frozen=True)
 class TorchOptions:
     """Own options of the torch engine."""
@@ -422,9 +372,12 @@ class TorchOptions:
 
 @register("torch", TorchOptions)
 def build(setup: EngineSetup, options: TorchOptions) -> TorchEngine:
-    """On the learner's own model: nothing is copied between them."""
+    """On the learner's own model, where it may be: nothing is copied between them."""
+    model = setup.model
+    if setup.separate:  # without adapters: new weights come merged
+        model = without_adapters(copy.deepcopy(model))
     return TorchEngine(
-        setup.model,
+        model,
         setup.tokenizer,
         slots=setup.slots,
         max_length=setup.max_length,

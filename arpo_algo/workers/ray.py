@@ -17,6 +17,7 @@ from arpo_algo import assembly
 from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
 from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.lora import without_adapters
 from arpo_algo.rendering import Renderer
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import Job, LocalRollouts, OnLeaf
@@ -35,6 +36,7 @@ class Worker:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         algorithm = make(config.algorithm.name, **config.algorithm.options)
         model, tokenizer = assembly.load_policy(source, device)
+        model = without_adapters(model)  # whoever trains sends merged weights
         self._local = LocalRollouts(
             assembly.build_engine(config, model, tokenizer, source),
             Renderer(tokenizer),
