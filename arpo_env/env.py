@@ -50,7 +50,7 @@ class _Episode:
     messages: list[dict[str, str]]
     turn: int = 0
     tool_calls: int = 0
-    calls_ok: dict[str, int] = field(default_factory=dict)
+    calls_ok: dict[str, int] = field(default_factory=dict)  # tool -> calls that worked and gave something
     thoughts_opened: int = 0
     thoughts_closed: int = 0
     malformed: int = 0
@@ -224,10 +224,11 @@ class AgentEnv(gymnasium.Env[str, str]):
             raise gymnasium.error.ResetNeeded("the episode is over; call reset() first")
         if not isinstance(action, str):
             raise ConfigError(f"an action is one assistant turn (str), got {type(action).__name__}")
-        parsed = protocol.parse(action, tuple(self._sessions))
+        inside = self.thought_opened and episode.turn == 0
+        parsed = protocol.parse(f"<think>{action}" if inside else action, tuple(self._sessions))
         episode.turn += 1
         episode.messages.append({"role": "assistant", "content": action})
-        episode.thoughts_opened += parsed.thoughts.opened
+        episode.thoughts_opened += parsed.thoughts.opened - inside  # that one is counted since the reset
         episode.thoughts_closed += parsed.thoughts.closed
         match parsed:
             case protocol.FinalAnswer():
@@ -417,7 +418,7 @@ class AgentEnv(gymnasium.Env[str, str]):
             raise
         finally:
             self.tool_seconds += time.perf_counter() - start
-        if result.ok:
+        if result.ok and result.useful:  # an empty call earns no bonus
             episode.calls_ok[call.tool] = episode.calls_ok.get(call.tool, 0) + 1
         episode.tool_faults += result.fault
         return result.text, not (result.ok or result.fault)

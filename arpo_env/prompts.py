@@ -26,15 +26,16 @@ def compact(tools: Sequence[Tool], raw_answer: bool) -> str:
 def paper(tools: Sequence[Tool], raw_answer: bool) -> str:
     """The prompt of the authors' released training data (both tools named whatever is on).
 
-    A tool that they did not have is named in a sentence of its own.
+    A tool that they did not have is named in a sentence of its own, and so is an answer that is code: all of
+    ``<answer>`` is then run.
     """
-    del raw_answer
+    code = r" Here the final answer is Python code: write only the code inside <answer> </answer>, without \boxed{}."
     more = "".join(
         f" You can also use the {tool.name} tool: <{tool.name}> {tool.description} </{tool.name}>."
         for tool in tools
         if tool.name not in ("search", "python")
     )
-    return (
+    published = (
         "You are a helpful assistant that can solve the given question step by step with the help of the wikipedia "
         "search tool and python interpreter tool. Given a question, you need to first think about the reasoning "
         "process in the mind and then provide the answer. During thinking, you can invoke the wikipedia search tool "
@@ -46,7 +47,8 @@ def paper(tools: Sequence[Tool], raw_answer: bool) -> str:
         "</think> <python> python code here </python> <result> python interpreter result here </result> <think> This "
         r"is the reasoning process. </think> <answer> The final answer is \[ \boxed{answer here} \] </answer>. In the "
         r"last part of the answer, the final exact answer is enclosed within \boxed{} with latex format."
-    ) + more
+    )
+    return published + more + (code if raw_answer else "")
 
 
 PROMPTS: Mapping[str, Callable[[Sequence[Tool], bool], str]] = {"compact": compact, "paper": paper}

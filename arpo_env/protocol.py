@@ -149,7 +149,8 @@ def stop_strings(tools: Collection[str]) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=64)
 def _inert(tools: frozenset[str]) -> re.Pattern[str]:
     names = "|".join(map(re.escape, sorted(tools.union(ALL_TAGS))))
-    return re.compile(rf"<(?=\s*/?\s*(?:{names})\s*/?\s*>)", re.IGNORECASE)
+    # Quantifiers that give nothing back: two that may share a run of blanks would take quadratic time over it.
+    return re.compile(rf"<(?=\s*+(?:/\s*+)?(?:{names})\s*+(?:/\s*+)?>)", re.IGNORECASE)
 
 
 def neutralise(text: str, tools: Collection[str] = ()) -> str:

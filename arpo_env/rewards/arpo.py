@@ -7,7 +7,8 @@
 
 Two points where the released code differs from the paper, and what is done here: it paid the bonus for any
 word F1 above 0 and for calls that had failed. Here the bonus falls due only when the answer is *right*
-(accuracy 1) and each of the bonus tools had at least one call that worked. An accuracy strictly between 0
+(accuracy 1) and each of the bonus tools had at least one call that worked and gave something (output, a hit):
+``<python>pass</python>`` earns nothing. An accuracy strictly between 0
 and 1 (a partial score such as F1) is paid as it is, without bonus.
 """
 
@@ -51,7 +52,7 @@ class ArpoReward:
         Args:
             accuracy: the verifier's score in [0, 1]; 1 means right.
             format_ok: whether every turn kept the tag protocol.
-            tools_ok: tool name -> calls that *worked* (a failed call is not counted).
+            tools_ok: tool name -> calls that *worked and gave something* (no failed call, none without output or hits).
 
         Raises:
             ConfigError: accuracy outside [0, 1], or NaN.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-_OPEN = re.compile(r"\\boxed\s*\{")
+#: A box; or one without braces around all of a number, a letter or a command: "\boxed 3", as in solutions of MATH.
+_OPEN = re.compile(r"\\boxed(?:\s*\{|\s+(-?\d+(?:\.\d+)?|[A-Za-z]|\\[a-zA-Z]+)(?![\w{(^/*+-]|[,.]\d|\\[a-zA-Z]))")
 
 
 def extract_boxed(text: str) -> str | None:
@@ -15,17 +16,21 @@ def extract_boxed(text: str) -> str | None:
 
     Braces nest, and ``\{``, ``\}`` are characters, not braces. An unclosed last box counts as no answer even
     when an earlier one is complete: the policy had begun to replace that one. Linear in the text's length.
+    ``\boxed 3`` and ``\boxed \pi`` need no braces: TeX boxes one token then.
 
     >>> extract_boxed(r"so \boxed{1}, or rather \boxed{\frac{1}{2}}")
     '\\frac{1}{2}'
     >>> extract_boxed(r"\boxed{1} no: \boxed{2") is None
     True
     """
-    starts = [match.end() for match in _OPEN.finditer(text)]
-    if not starts:
+    boxes = list(_OPEN.finditer(text))
+    if not boxes:
         return None
+    last = boxes[-1]
+    if last[1]:
+        return last[1]
     depth = 1
-    i = starts[-1]
+    i = start = last.end()
     while i < len(text):
         char = text[i]
         if char == "\\":
@@ -36,6 +41,6 @@ def extract_boxed(text: str) -> str | None:
         elif char == "}":
             depth -= 1
             if depth == 0:
-                return text[starts[-1] : i].strip()
+                return text[start:i].strip()
         i += 1
     return None

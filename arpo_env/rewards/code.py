@@ -17,7 +17,7 @@ import hashlib
 import json
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from arpo_env.errors import ConfigError
@@ -32,7 +32,11 @@ MAX_CODE_CHARS = 50_000
 #: Characters of returned values, over all tests.
 _MAX_OUTPUT = 400_000
 
-_FENCE = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:\n[ \t]*```|```|\Z)", re.DOTALL | re.IGNORECASE)
+#: A line that opens a fenced block (text may stand before it), with its info string; and one that closes it.
+_OPENS = re.compile(r"(?<![`~])(?P<fence>`{3,}+|~{3,}+)(?P<info>[^`~]*+)$")
+_FENCE = re.compile(r"`{3,}+|~{3,}+")
+_CLOSES = re.compile(r"(?<![`~])(?P<fence>`{3,}+|~{3,}+)[ \t]*+$")
+_PYTHON = re.compile(r"\{?\s*\.?(?:python|py)(?![a-z])", re.IGNORECASE)
 
 # Runs in the session after the policy's code. Names are underscored so as not to hide any of the policy's.
 _HARNESS = """
@@ -56,14 +60,70 @@ _arpo_harness()
 """
 
 
-def extract_code(answer: str) -> str:
-    r"""The code of an answer: inside its last Markdown fence if it has one, else all of it.
+def extract_code(answer: str, function: str | None = None) -> str:
+    r"""The code of an answer: that of one Markdown block if it has any, else all of it.
 
-    >>> extract_code("```python\nx = 1\n```"), extract_code("x = 1")
+    Of several blocks the last one that defines ``function`` counts; else the last one marked as Python, the last one
+    without a mark, or the last one. A ``\boxed{…}`` around the definition of ``function`` is opened.
+
+    >>> extract_code("```python\nx = 1\n```\nIt prints:\n```text\n1\n```"), extract_code("x = 1")
     ('x = 1', 'x = 1')
     """
-    fences = _FENCE.findall(answer)
-    return str(fences[-1] if fences else answer).strip("\n")
+    text = answer.replace("\r\n", "\n")
+    if function is not None:
+        text = _unboxed(text, function)
+    blocks = _blocks(text)
+    if not blocks:
+        return text.strip("\n")
+    wanted: tuple[Callable[[str, str], bool], ...] = (
+        lambda info, code: function is not None and _defines(code, function),
+        lambda info, code: _PYTHON.match(info) is not None,
+        lambda info, code: not info,
+        lambda info, code: True,
+    )
+    chosen = next(code for fits in wanted for info, code in reversed(blocks) if fits(info, code))
+    return chosen.strip("\n")
+
+
+def _defines(code: str, function: str) -> bool:
+    name = re.escape(function)
+    return bool(re.search(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b|^{name}[ \t]*[=:]", code, re.MULTILINE))
+
+
+def _unboxed(text: str, function: str) -> str:
+    r"""What stands between the first ``\boxed{`` and the last brace, where that is the definition of ``function``.
+
+    Braces are not paired: those of code may stand in strings.
+    """
+    box = re.search(r"\\boxed[ \t]*\{", text)
+    end = text.rfind("}")
+    if box is None or end < box.end() or _defines(text[: box.start()], function):
+        return text
+    inside = text[box.end() : end]
+    return inside.strip() if _defines(inside.strip(), function) else text
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """(info string, code) of every fenced block; one that is never closed reaches to the end. Linear time."""
+    blocks: list[tuple[str, str]] = []
+    fence, info, lines = "", "", list[str]()
+    for line in text.split("\n"):
+        if not fence:
+            opened = _OPENS.search(line)
+            # After an odd number of fences it closes a span of code within the line.
+            if opened and len(_FENCE.findall(line, 0, opened.start())) % 2 == 0:
+                fence, info, lines = opened["fence"], opened["info"].strip(), []
+            continue
+        closed = _CLOSES.search(line)
+        # A longer fence may hold shorter ones.
+        if closed and closed["fence"][0] == fence[0] and len(closed["fence"]) >= len(fence):
+            blocks.append((info, "\n".join([*lines, line[: closed.start()]])))
+            fence = ""
+        else:
+            lines.append(line)
+    if fence:
+        blocks.append((info, "\n".join(lines)))
+    return blocks
 
 
 def run_tests(sandbox: Sandbox, code: str, function: str, tests: Sequence[Test], *, seconds: float = 5.0) -> Verdict:

@@ -53,8 +53,9 @@ class Number:
     """``coefficient · √radicand · π^pi``, as written.
 
     ``places`` are the digits after the decimal point (None: not written as a decimal), ``digits`` the
-    significant ones. ``base`` and ``literal`` only for numbers written with a base ("52_8"); ``name`` is what
-    stood before an equals sign ("x" of "x = 5").
+    significant ones, and ``scale`` what the number was multiplied by since (a percentage read as a part of 1, a unit
+    converted), so that its last place counts ``scale / 10**places``. ``base`` and ``literal`` only for numbers
+    written with a base ("52_8"); ``name`` is what stood before an equals sign ("x" of "x = 5").
     """
 
     coefficient: Fraction
@@ -62,6 +63,7 @@ class Number:
     pi: int = 0
     places: int | None = None
     digits: int = 0
+    scale: Fraction = Fraction(1)
     percent: bool = False
     unit: Unit | None = None
     base: int | None = None
@@ -71,6 +73,14 @@ class Number:
     @property
     def rational(self) -> bool:
         return self.radicand == 1 and self.pi == 0
+
+    def times(self, factor: Fraction) -> Number:
+        """The number in another unit: its value and its last place scaled alike."""
+        return replace(self, coefficient=self.coefficient * factor, scale=self.scale * factor)
+
+    def step(self) -> Fraction:
+        """What one in the last decimal place counts; for numbers written with ``places`` only."""
+        return self.scale * Fraction(1, 10 ** (self.places or 0))
 
     def approximate(self) -> Fraction:
         """The value to about 40 significant digits (exact when rational)."""
@@ -266,13 +276,13 @@ def _close(answer: Number, gold: Number) -> bool:
     error = abs(answer.approximate() - gold.approximate())
     size = abs(gold.approximate())
     # A gold such as 51.32 stands for what rounds to it, if it says at least three digits.
-    if gold.places and gold.digits >= 3 and error <= Fraction(1, 2 * 10**gold.places):
+    if gold.places and gold.digits >= 3 and error <= gold.step() / 2:
         return True
     if not answer.places:
         return False
     # An exact gold that is no integer (1/3, \sqrt{2}) is met by a decimal of six digits or more.
     exact = gold.places is None and not (gold.rational and gold.coefficient.denominator == 1)
-    if exact and answer.digits >= 6 and error < max(Fraction(1, 10**answer.places), size / 10**9):
+    if exact and answer.digits >= 6 and error < max(answer.step(), size / 10**9):
         return True
     # Binary floating point leaves noise in the last digits of 16: 0.30000000000000004.
     return answer.digits >= 12 and error <= min(Fraction(1, 10**6), max(size, Fraction(1)) / 10**12)
@@ -301,8 +311,7 @@ def numbers_equal(answer: Number, gold: Number, *, exact: bool = False) -> tuple
         if a_unit.dimension != g_unit.dimension:
             return False, f"units differ: {a_unit.dimension} and {g_unit.dimension}"
         if a_unit.factor != g_unit.factor:
-            ratio = a_unit.factor / g_unit.factor
-            answer = replace(answer, coefficient=answer.coefficient * ratio, places=None)
+            answer = answer.times(a_unit.factor / g_unit.factor)
         return same(answer, gold), "value after conversion"
     # Degrees against radians: 90° is π/2, and 90 as well (the sign dropped).
     for one, other in ((answer, gold), (gold, answer)):
@@ -311,7 +320,7 @@ def numbers_equal(answer: Number, gold: Number, *, exact: bool = False) -> tuple
             return (same(turned, other) if one is answer else same(other, turned)), "degrees as radians"
     if answer.percent != gold.percent:
         # "What percent …?" is answered by 50, 50% and 0.5 alike.
-        parts = (replace(answer, coefficient=answer.coefficient / 100, places=None) if answer.percent else answer,
-                 replace(gold, coefficient=gold.coefficient / 100, places=None) if gold.percent else gold)  # fmt: skip
+        part = Fraction(1, 100)
+        parts = (answer.times(part) if answer.percent else answer, gold.times(part) if gold.percent else gold)
         return same(answer, gold) or same(*parts), "percent"
     return same(answer, gold), "value"

@@ -5,12 +5,14 @@ nothing of "A", one long word of a Chinese sentence, and two different answers o
 "E. H. Shepard". What is done instead, in this order:
 
 1. LaTeX wrappers (``\text{…}``, ``$…$``) are opened; NFKC; case folded.
-2. Thousands separators go; a decimal point between digits, a minus before a number, ``%`` (read as
-   "percent") and the ``+``/``#`` of "C++", "C#" stay, because they carry meaning.
+2. Thousands separators go; what carries meaning stays: a decimal point between digits, a minus before a number, ``%``
+   (read as "percent"), the ``#`` of "C#", the ``+``/``-`` that end a short word ("O-", "A+", "C++", "18+"), the
+   ``<``, ``>``, ``≤``, ``≥``, ``√`` beside a letter or digit ("<5", "x>y") and the ``!`` of "5!" and "n!".
 3. Apostrophes vanish (O'Brien = OBrien); all other punctuation and symbols part words.
 4. Runs of single Latin letters join: "e h" -> "eh", "u s a" -> "usa". So initials match however they are dotted.
 5. An article goes only in front of another word: "The Who" -> "who", but "A", "Hepatitis A" and "The" stay.
 6. Chinese and Japanese are compared by characters: each is a token of its own and blanks between them do not count.
+   In other scripts combining marks (the vowels of Devanagari or Thai) belong to their word.
 
 A text of nothing but punctuation is compared as it stands after step 1.
 """
@@ -30,13 +32,31 @@ _LATEX_NOISE = re.compile(r"\\[()\[\],;:! ]|(?<!\\)\$|\\(?=[%$&#_])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _APOSTROPHE = re.compile(r"['’‘`´ʼ′]")
 _CJK = "\u3005\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+
+
+def _combining_marks() -> str:
+    """Ranges of the combining marks for a character class; not the variation selectors that dress emoji."""
+    marks = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
+    marks = [code for code in marks if not (0xFE00 <= code <= 0xFE0F or 0x302A <= code <= 0x309F)]
+    starts = [code for before, code in zip([0, *marks], marks, strict=False) if code != before + 1]
+    ends = [code for code, after in zip(marks, [*marks[1:], 0], strict=True) if after != code + 1]
+    return "".join(f"\\u{start:04x}-\\u{end:04x}" for start, end in zip(starts, ends, strict=True))
+
+
+_MARKS = _combining_marks()
+_WORD = rf"[^\W_{_CJK}]"
 _TOKEN = re.compile(
-    rf"-?(?<!\w)\d+(?:\.\d+)+"  # 1.5, -0.25, 1.2.3, the 1.5 of 1.5m
+    rf"(?<!\w)(?:{_WORD}{{1,3}}|\d+)[-+](?![\w+])"  # O-, A+, 18+; see _CHARGE
+    rf"|-?(?<!\w)\d+(?:\.\d+)+"  # 1.5, -0.25, 1.2.3, the 1.5 of 1.5m
     rf"|-?(?<![\w.])\.\d+"  # .5
     rf"|[{_CJK}]"
     rf"|-?\d+(?![\w{_CJK}])"
-    rf"|[^\W_{_CJK}]+(?:\+\+|[#♯](?!\w))?"
+    rf"|{_WORD}(?:{_WORD}|[{_MARKS}])*(?:\+\+|[#♯](?!\w))?"
+    r"|[<>≤≥≠±√](?= ?[\w.√-])|(?<=\w)[<>≤≥≠]|(?<=\w )[<>≤≥≠]"
+    r"|(?:(?<=\d)|(?<![^\W\d_][^\W\d_])(?<=[^\W\d_]))!"
 )
+# The minus of "O-": after one to three characters, the first a letter, and before a blank or punctuation.
+_CHARGE = re.compile(r"(?<!\w)([^\W\d_][^\W_]{0,2})[-−](?=$|[\s,.;:)\]}/?!])")
 _MINUS = re.compile(r"(?<![\w)\]])[-−–](?=\.?\d)")
 _DASH = re.compile(r"[-‐‑‒–—―−]")
 # The "a" of "a K-pop star" is an article, not an initial of "AK".
@@ -79,7 +99,7 @@ def tokens(text: str) -> list[str]:
     text = re.sub(r"(?<=\d)\s*%", " percent ", text)
     text = _ARTICLE_BEFORE_LETTER.sub("", text)
     # A hyphen is a minus only where a number can begin; elsewhere it parts words.
-    text = _DASH.sub(" ", _MINUS.sub("\0", text)).replace("\0", "-")
+    text = _DASH.sub(" ", _CHARGE.sub("\\1\0", _MINUS.sub("\0", text))).replace("\0", "-")
     words = _join_initials(_TOKEN.findall(text))
     kept = [word for word in words[:-1] if word not in _ARTICLES] + words[-1:]
     return kept or [part for part in bare.split() if part]

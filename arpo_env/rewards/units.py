@@ -69,8 +69,7 @@ UNITS: Mapping[str, Unit] = {
     for names, factor in rows.items()
     for name in names.split()
 }
-#: Number words that scale: "5 million" is not five of a unit.
-SCALES: Mapping[str, int] = {
+_SCALES = {
     "dozen": 12,
     "hundred": 100,
     "thousand": 10**3,
@@ -78,13 +77,21 @@ SCALES: Mapping[str, int] = {
     "billion": 10**9,
     "trillion": 10**12,
 }
+#: Number words that scale, singular and plural: "5 million" and "5 dozens" are not five of a unit.
+SCALES: Mapping[str, int] = _SCALES | {f"{word}s": value for word, value in _SCALES.items()}
+#: "3 tenths" is a fraction, and no three things. (Seconds are a unit.)
+_ORDINALS = (
+    "third quarter fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth twentieth thirtieth hundredth thousandth millionth billionth trillionth"
+)
+_FRACTIONS = frozenset(f"{word}{s}" for word in _ORDINALS.split() for s in ("", "s")) | {"half", "halves"}
 #: Words that are mathematics or logic, never the name of a thing counted.
 _NOT_THINGS = (
     "pi sqrt sin cos tan sec csc cot log ln exp mod and or plus minus times over divided squared cubed factorial "
-    "choose infty infinity not than less more about percent half third quarter thirds quarters halves approximately "
+    "choose infty infinity not than less more about percent approximately "
     "in to from if when for is are equals degrees"
 )
-_MATHS = frozenset(_NOT_THINGS.split())
+_MATHS = _FRACTIONS.union(_NOT_THINGS.split())
 _SHORT = {"mph": "miles/hour", "kph": "km/h", "kmh": "km/h"}
 _POWER = re.compile(r"^(?P<word>[^\s^/]+)\s*\^\s*\{?\s*(?P<power>[23])\s*\}?$")
 

@@ -63,6 +63,8 @@ class DenseIndex(PageIndex):
     ) -> DenseIndex:
         """Embed ``pages`` (title and text), into ``folder`` if one is given; an interrupted build is taken up again.
 
+        Vectors that are there already are kept, unless their file is cut short or too long.
+
         Raises:
             ConfigError: ``folder`` is a file.
         """
@@ -77,8 +79,9 @@ class DenseIndex(PageIndex):
         name = hashlib.sha256(f"{corpus} {embedder.fingerprint}".encode()).hexdigest()[:16]
         final, partial = folder / f"{name}.f32", folder / f"{name}.f32.partial"
         row = 4 * embedder.dimension
-        if not final.is_file():
-            done = partial.stat().st_size // row if partial.is_file() else 0
+        # A file of another size is damaged (a full disk, a cut copy): it counts as absent, so that building mends it.
+        if not final.is_file() or final.stat().st_size != len(pages) * row:
+            done = min(partial.stat().st_size // row, len(pages)) if partial.is_file() else 0
             with partial.open("ab") as file:
                 file.truncate(done * row)  # half a row is no row
                 for batch in _batches(islice(progress(pages), done, None)):

@@ -67,8 +67,8 @@ class ProgramFamily(FileFamily):
         """
         from arpo_env.sandbox import shared_sandbox
 
-        code = extract_code(answer)
         meta = task.meta
+        code = extract_code(answer, meta["function"])
         if meta["prelude"] and code.strip():
             code = _complete(meta["prelude"], meta["function"], code)
         tests = self._recorded(task.answer, meta["function"], meta["tests"], meta["probe"])

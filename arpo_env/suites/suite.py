@@ -185,7 +185,8 @@ class Suite:
         """The ids of the first ``limit`` tasks of stream ``seed`` (default: all; of endless ones, ``source.tasks``).
 
         Streams of a finite suite are its permutations: a limited run takes a random sample that ``seed`` names.
-        ``options``: as :meth:`family` takes them.
+        ``options``: as :meth:`family` takes them. An environment made with options of its own may have another family:
+        ask that one (``env.unwrapped.family.task_ids``).
         """
         if limit is not None and limit < 1:
             raise ConfigError(f"limit must be >= 1 (or None for all), got {limit}")
@@ -194,7 +195,7 @@ class Suite:
         if size is None:
             assert isinstance(self.source, Generated)
             size = self.source.tasks if limit is None else limit
-        return [f"{family.name}/test/{seed}/{index}" for index in range(size if limit is None else min(size, limit))]
+        return family.task_ids("test", seed, 0, size if limit is None else min(size, limit))
 
     def make(self, **options: Any) -> gymnasium.Env[str, str]:
         """``gymnasium.make(self.env_id, …)`` on the test split."""

@@ -21,7 +21,7 @@ from arpo_env.rewards.verifiers import get_verifier
 from arpo_env.tasks.base import Expert, Task
 from arpo_env.tasks.files import FileFamily, Question
 from arpo_env.tasks.overlap import OverlapIndex
-from arpo_env.tasks.repair import control_character, corrupt, mend
+from arpo_env.tasks.repair import control_character, corrupt, mend, spelled_option
 from arpo_env.tasks.rows import Broken
 
 _STYLES = ("plain", "hashes", "boxed")
@@ -44,7 +44,8 @@ class DatasetFamily(FileFamily):
             whose last ``\boxed{…}`` is the answer.
         where: field -> the values of rows that are wanted; other rows are left out and counted.
         decode: makes the real row of one that is stored enciphered; a ``ValueError`` breaks the row.
-        repair: mend control characters that stand for ``\b``, ``\f``, ``\a``, ``\v`` of a LaTeX command.
+        repair: mend control characters that stand for ``\b``, ``\f``, ``\a``, ``\v`` of a LaTeX command; of a gold that
+            is an option of the question with its letter ("A: 1-i") accept the letter and the text as well.
         judge: decides in place of the verifiers.
 
     Raises:
@@ -129,7 +130,10 @@ class DatasetFamily(FileFamily):
             except ValueError as error:
                 raise Broken(f"cannot be decoded: {error}") from error
         question, golds = self._fields(row)
-        return Question(question, golds[0], {"golds": list(golds), "verifier": self._verifier_of(row)})
+        verifier = self._verifier_of(row)
+        if self._repair:
+            golds = self._with_options(question, golds)
+        return Question(question, golds[0], {"golds": list(golds), "verifier": verifier})
 
     def _fields(self, row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         asked = _reach(row, self._question)
@@ -155,6 +159,12 @@ class DatasetFamily(FileFamily):
             if reason := corrupt(gold):
                 raise Broken(f"field {self._answer!r} is corrupt: {reason}: {gold[:60]!r}")
         return question.strip(), golds
+
+    def _with_options(self, question: str, golds: tuple[str, ...]) -> tuple[str, ...]:
+        more = [part for gold in golds for part in spelled_option(gold, question)]
+        if more:
+            self.report.repaired["option"] += 1
+        return (*golds, *more)
 
     def _verifier_of(self, row: Mapping[str, Any]) -> str:
         kind = ""

@@ -18,9 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from arpo_env.errors import ConfigError, unknown
-from arpo_env.rewards.qa import normalise
 from arpo_env.tasks.base import SPLITS, Task, TaskFamily
-from arpo_env.tasks.overlap import Overlap, OverlapIndex
+from arpo_env.tasks.overlap import Overlap, OverlapIndex, tokens
 from arpo_env.tasks.rows import SUFFIXES, Broken, read_rows, suffix
 
 #: What a file's stem says about its split.
@@ -101,7 +100,7 @@ class FileFamily(TaskFamily):
         tools: tags of the tools the environment offers.
         split: the split of single files.
         on_broken: ``error`` (default) or ``skip``; skipped rows are counted in :attr:`report`.
-        drop_duplicates: keep the first of several rows of a split with the same (normalised) question.
+        drop_duplicates: keep the first of several rows of a split with one question, compared by ``overlap.tokens``.
         evaluation: questions that must not be here. A folder's own splits are held against each other all the same:
             training against validation and test, validation against test.
         on_overlap: what to do about rows that stand there: ``error`` (default), ``drop`` or ``keep``; all are counted.
@@ -220,7 +219,7 @@ class FileFamily(TaskFamily):
 
     def _read(self, files: Sequence[Path]) -> tuple[Question, ...]:
         rows: list[Question] = []
-        seen: set[str] = set()
+        seen: set[tuple[str, ...]] = set()
         for file in files:
             for number, row in read_rows(file):
                 self.report.rows += 1
@@ -232,8 +231,9 @@ class FileFamily(TaskFamily):
                 if made is None:
                     self.report.left_out += 1
                     continue
-                key = normalise(made.question) if self._drop_duplicates else ""
-                if key in seen:
+                # Not by the normaliser of answers: to it "12 + 30" and "12 * 30" are one.
+                key = tuple(tokens(made.question)) or (made.question,)
+                if self._drop_duplicates and key in seen:
                     self.report.duplicates += 1
                     continue
                 found = next(filter(None, (index.find(made.question) for index in self._forbidden)), None)
@@ -241,8 +241,7 @@ class FileFamily(TaskFamily):
                     self.report.overlaps.append(OverlapRow(str(file), number, found))
                     if self._drop_overlaps:
                         continue
-                if key:
-                    seen.add(key)
+                seen.add(key)
                 rows.append(Question(made.question, made.answer, {**made.meta, "file": file.name, "row": number}))
         self.report.kept += len(rows)
         return tuple(rows)

@@ -4,7 +4,8 @@ Three things are not taken over, for reasons that were measured:
 
 * its seeding: ``Random(seed + idx)`` makes neighbouring seeds share all items but one. Here every
   (seed, split, index) gets one fresh 63-bit integer from ``SeedSequence`` and the single item it gives;
-* its partial scores: several scorers pay a wrong or empty answer 0.01 to 0.5. Only its 1 counts as right;
+* its partial scores: several scorers pay a wrong or empty answer 0.01 to 0.5. Only its 1 counts as right, and where
+  they give 1 to the right answer with more behind it, or to ``nan``, the answer is read here (:data:`_READ`);
 * its whole list: of its 105 data sets some draw from the global ``random`` or NumPy generator, set the
   decimal context, read today's date, score the echoed question 1, take a wrong list for right
   (``number_sorting`` allows an error of 1 a number), or ``eval`` the policy's answer on the host
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -122,6 +125,19 @@ DATASETS: Mapping[str, Program | None] = {
     "word_sorting": _sorted_words,
 }
 
+_COMPLEX = re.compile(r"[-+()\d.eij\s]+", re.IGNORECASE)
+_FRACTION = re.compile(r"\$?\s*(?:\\d?frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|\d+\s*/\s*\d+)\s*\$?", re.IGNORECASE)
+#: Data sets whose scorers take for right what is not: whether an answer may be right, given the gold. The scorer of
+#: complex numbers gives exp(-distance), and ``min(1, nan)`` is 1; the others read the right beginning and stop there.
+_READ: Mapping[str, Callable[[str, str], bool]] = {
+    "complex_arithmetic": lambda answer, gold: _COMPLEX.fullmatch(answer) is not None,
+    "fraction_simplification": lambda answer, gold: _FRACTION.fullmatch(answer.strip()) is not None,
+    "spell_backward": lambda answer, gold: answer.strip().casefold() == gold.casefold(),
+    "word_sorting": lambda answer, gold: (
+        [word.strip() for word in answer.split(",")] == [word.strip() for word in gold.split(",")]
+    ),
+}
+
 
 class ReasoningGymFamily(TaskFamily):
     """One reasoning-gym data set as a task family.
@@ -162,17 +178,19 @@ class ReasoningGymFamily(TaskFamily):
         return Task(f"{self.name}/{split}/{seed}/{index}", question, str(self._entry(item_seed)["answer"]), meta)
 
     def verify(self, task: Task, answer: str) -> Verdict:
-        """reasoning-gym's own scorer; anything below its 1 is 0."""
+        """reasoning-gym's own scorer; anything below its 1 is 0, and what is no finite number."""
         if not answer.strip():
             return Verdict(0.0, "empty answer")
         if len(answer) > MAX_ANSWER_CHARS:
             return Verdict(0.0, f"answer longer than {MAX_ANSWER_CHARS} characters")
+        if self.dataset in _READ and not _READ[self.dataset](answer, task.answer):
+            return Verdict(0.0, "not the answer, or not it alone")
         try:
             score = float(self._source.score_answer(answer, self._entry(task.meta["item_seed"])))
         except (ValueError, TypeError, ArithmeticError, RecursionError, LookupError) as error:
             # The scorers parse free text; what they choke on is a wrong answer.
             return Verdict(0.0, f"the scorer cannot read it: {type(error).__name__}")
-        return Verdict(float(score >= 1.0), f"reasoning-gym score {score:g}")
+        return Verdict(float(1.0 <= score < math.inf), f"reasoning-gym score {score:g}")
 
     def expert(self, task: Task) -> Expert:
         """One Python call.

@@ -31,7 +31,7 @@ MIN_TOKENS = 10
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|mathbf|quad|qquad|[dt](?=frac)|[,;:! ()\[\]])|[${}~]")
 _ARTICLES = frozenset(("a", "an", "the"))
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_CJK}]|\d+|[^\W\d_{_CJK}]+|[-+*/^=<>|%]")
+_TOKEN = re.compile(rf"[{_CJK}]|\d+|[^\W\d_{_CJK}]+|[-+*/^=<>|%√≤≥≠±×÷¬∧∨→↔]|(?<=[\d)])!")
 
 
 def tokens(text: str) -> list[str]:

@@ -22,6 +22,7 @@ _DAMAGED = re.compile(
     "|".join(rf"{char}(?=(?:{'|'.join(c[1:] for c in _COMMANDS[letter].split('|'))})(?![a-zA-Z]))"
              for char, letter in _ESCAPES.items())
 )  # fmt: skip
+_OPTION = re.compile(r"\(?([A-J])\)?\s*[:.)]\s*(\S.*)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\ufffd")
 
 
@@ -45,6 +46,22 @@ def control_character(text: str) -> str | None:
     """The first control or replacement character of ``text``; tabs and line breaks are none."""
     found = _CONTROL.search(text)
     return found[0] if found else None
+
+
+def spelled_option(gold: str, question: str) -> tuple[str, ...]:
+    r"""``(letter, text)`` of a gold that is an option copied with its letter, when the question lists such options.
+
+    "A: 1-i" is met by neither "A" nor "1-i", the only two answers anyone gives. Without the list nothing is taken
+    apart: "E. H. Shepard" is a name.
+
+    >>> spelled_option("B: 1-i", "Which?\nA: 1\nB: $1-i$"), spelled_option("E. H. Shepard", "Who drew it?")
+    (('B', '1-i'), ())
+    """
+    found = _OPTION.fullmatch(gold.strip())
+    if found is None:
+        return ()
+    listed = {letter for letter in {"A", "B", found[1]} if re.search(rf"(?m)^\s*\(?{letter}\)?\s*[:.)]", question)}
+    return (found[1], found[2].strip()) if listed == {"A", "B", found[1]} else ()
 
 
 def corrupt(gold: str) -> str | None:

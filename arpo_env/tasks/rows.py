@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,18 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
     Numbers count from 1: the line of a JSONL or CSV file, the row of a Parquet file.
 
     Raises:
-        ConfigError: another suffix, not a Parquet file, or pyarrow is missing.
+        ConfigError: another suffix, a file that is damaged or cut short, or pyarrow is missing.
     """
     match suffix(file):
         case ".jsonl":
             with file.open("rb") as lines:
                 yield from _jsonl(lines)
         case ".jsonl.gz":
-            with gzip.open(file, "rb") as lines:
-                yield from _jsonl(lines)
+            try:
+                with gzip.open(file, "rb") as lines:
+                    yield from _jsonl(lines)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise ConfigError(f"{file} is cut short or no gzip file: {error}; fetch it again") from error
         case ".parquet":
             yield from _parquet(file)
         case ".csv":
@@ -65,15 +69,20 @@ def _csv(file: Path) -> Iterator[tuple[int, Any]]:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8: {error}") from error
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    # The limit, 131,072 characters a field, is the module's own, so it is put back before anyone else reads.
+    limit = csv.field_size_limit(2**31 - 1)
     try:
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        for row in table:
-            if None in row or None in row.values():
-                yield table.line_num, Broken(f"not {len(table.fieldnames or ())} fields, as the header says")
-            else:
-                yield table.line_num, dict(row)
+        rows = [(table.line_num, row) for row in table]
     except csv.Error as error:
         raise ConfigError(f"{file} is not a readable CSV file: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    for number, row in rows:
+        if None in row or None in row.values():
+            yield number, Broken(f"not {len(table.fieldnames or ())} fields, as the header says")
+        else:
+            yield number, dict(row)
 
 
 def _parquet(file: Path) -> Iterator[tuple[int, Any]]:
@@ -88,7 +97,10 @@ def _parquet(file: Path) -> Iterator[tuple[int, Any]]:
         raise ConfigError(f"{file} is not a readable Parquet file: {error}") from error
     number = 0
     with opened:
-        for batch in opened.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        try:
+            for batch in opened.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{file} is damaged after row {number}: {error}; fetch it again") from error

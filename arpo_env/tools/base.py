@@ -22,11 +22,13 @@ class ToolResult:
     ``ok`` is False when the *policy* erred (bad query, exception in its code, time-out); machinery
     faults raise :class:`arpo_env.errors.InfraError` instead, or, where the user chose that they be told, are a
     result with ``fault`` (and without ``ok``: the call did not work, but nobody is to blame for it).
+    ``useful`` is False where a call worked and gave nothing (no output, no hit): no error, but no reward either.
     """
 
     text: str
     ok: bool = True
     fault: bool = False
+    useful: bool = True
 
 
 class ToolSession(ABC):

@@ -230,5 +230,6 @@ class BrowseSession(ToolSession):
                 break
             lines.append(line)
         if not lines:
-            return ToolResult(f"{opened.title}: nothing found about {words[:100]!r} on this page.".lstrip(": "))
+            said = f"{opened.title}: nothing found about {words[:100]!r} on this page.".lstrip(": ")
+            return ToolResult(said, useful=False)
         return ToolResult("\n".join([f"{opened.title} (found)", *lines]).strip())

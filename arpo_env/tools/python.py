@@ -30,14 +30,20 @@ class PythonSession(ToolSession):
         self._closed = False
 
     def call(self, argument: str) -> ToolResult:
-        """Run ``argument`` as one cell. ``ok`` is False after an error, a time-out or a lost interpreter."""
+        """Run ``argument`` as one cell. Not ``ok``: an error, a time-out, a lost interpreter, or no code to run.
+
+        A cell that shows nothing (an assignment, ``pass``) worked, and is not ``useful`` by itself.
+        """
+        if not _holds_code(argument):
+            return ToolResult("Error: there is no code to run; write Python between the tags.", ok=False)
         live = self._interpreter()
         result = live.run(argument)
         if result.status == "killed":
             self._cells.clear()  # what came before is gone from the interpreter, so from the state too
         else:
             self._cells.append(argument)
-        return ToolResult(result.output.rstrip("\n"), result.ok)  # the frame brings its own line break
+        text = result.output.rstrip("\n")  # the frame brings its own line break
+        return ToolResult(text, result.ok, useful=bool(text.strip()))
 
     def fork(self) -> Self:
         if self._closed:
@@ -72,6 +78,11 @@ class PythonSession(ToolSession):
             self._replay = []
             self._live = live
         return self._live
+
+
+def _holds_code(cell: str) -> bool:
+    """Whether a cell holds more than blanks and comments. (Not parsed: it is untrusted, and may nest deeply.)"""
+    return any(line.strip() and not line.lstrip().startswith("#") for line in cell.splitlines())
 
 
 class PythonTool(Tool):

@@ -1,9 +1,9 @@
 """The ``<search>`` tool: a query in, a few lines of text out.
 
 One line a hit, ``[1] Title: snippet``, because every token of a result is read by the policy and paid for;
-the published checkpoints accept any text here. A query that finds nothing is an honest outcome (``ok``), an
-empty or oversized query is a mistake of the policy and told as such, and a backend that is down raises
-:class:`~arpo_env.errors.InfraError` from below: "throttled" never looks like "nothing found".
+the published checkpoints accept any text here. A query that finds nothing is an honest outcome (``ok``, though not
+``useful``), a query without a word or too long is a mistake of the policy and told as such, and a backend that is
+down raises :class:`~arpo_env.errors.InfraError` from below: "throttled" never looks like "nothing found".
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class SearchSession(ToolSession):
         tool, query = self._tool, argument.strip()
         if not query:
             return ToolResult("Error: the query is empty; write what to search for between the tags.", ok=False)
+        if not any(char.isalnum() for char in query):
+            return ToolResult("Error: the query holds no word; write what to search for between the tags.", ok=False)
         if len(query) > tool.max_query_chars:
             return ToolResult(
                 f"Error: the query has {len(query)} characters, at most {tool.max_query_chars}.", ok=False
@@ -119,7 +121,7 @@ class SearchSession(ToolSession):
             hits = tool.backend.search(query, tool.k)
         except InfraError as fault:
             return tool.faults.result(fault)
-        return ToolResult(inert(format_hits(hits, tool.chars, urls=tool.urls)))
+        return ToolResult(inert(format_hits(hits, tool.chars, urls=tool.urls)), useful=bool(hits))
 
     def fork(self) -> Self:
         return type(self)(self._tool)

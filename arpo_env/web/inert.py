@@ -17,7 +17,8 @@ _NAMES = (
     "|tool_call|tool_response|image|start_of_image|end_of_image|unused\\d+|reserved_\\d+"
 )
 #: <|im_end|> (ChatML, Qwen), <|eot_id|> (Llama 3), <｜end▁of▁sentence｜> (DeepSeek), <<SYS>> …, and those names.
-_SPECIAL = re.compile(rf"<(?=[|｜]|<SYS>>|</SYS>>|\s*/?\s*(?:{_NAMES})\s*/?\s*>)", re.IGNORECASE)
+#: The quantifiers give nothing back: two that may share a run of blanks would take quadratic time over it.
+_SPECIAL = re.compile(rf"<(?=[|｜]|<SYS>>|</SYS>>|\s*+(?:/\s*+)?(?:{_NAMES})\s*+(?:/\s*+)?>)", re.IGNORECASE)
 #: [INST], [/INST], [TOOL_CALLS] … (Mistral).
 _BRACKETS = re.compile(
     r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT|IMG|PREFIX|MIDDLE|SUFFIX)\])"

@@ -20,6 +20,7 @@ from toy_env import CASES, NotebookTool, ToyFamily, agent, make, needs_python, o
 
 from arpo_env.env import AgentEnv
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
+from arpo_env.prompts import system_prompt
 from arpo_env.protocol import answer_turn, result_body, tool_turn
 from arpo_env.rewards.arpo import ArpoReward
 from arpo_env.tools.base import Tool
@@ -119,6 +120,7 @@ def test_nothing_goes_before_reset(call: Callable[[AgentEnv], Any]) -> None:
 
 SEARCH, PYTHON = tool_turn("t", "search", "draw"), tool_turn("t", "python", "draw")
 FAILED = tool_turn("t", "search", "nonsense")
+EMPTY = tool_turn("t", "python", "hush")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,8 @@ FAILED = tool_turn("t", "search", "nonsense")
         ([SEARCH], "right", 1.0, (0.0, 1.0, 0.0)),
         ([], "right", 1.0, (0.0, 1.0, 0.0)),
         ([FAILED, PYTHON], "right", 1.0, (0.0, 1.0, 0.0)),  # a failed call earns nothing
+        ([SEARCH, EMPTY], "right", 1.0, (0.0, 1.0, 0.0)),  # nor does one that gave nothing
+        ([SEARCH, EMPTY, PYTHON], "right", 1.1, (0.0, 1.0, 0.1)),
         ([SEARCH, PYTHON], "wrong", 0.0, (0.0, 0.0, 0.0)),
         ([SEARCH, PYTHON], "unboxed", -1.0, (-1.0, 0.0, 0.0)),
         ([SEARCH, PYTHON], "thoughtless", 1.1, (0.0, 1.0, 0.1)),  # earlier turns held thoughts
@@ -158,6 +162,36 @@ def test_reward_terms(turns: list[str], answer: str, reward: float, terms: tuple
     # Success is what the verifier says; a right answer in a bad format is right, and pays -1 all the same.
     assert info["is_success"] == (answer in ("right", "thoughtless", "unbalanced"))
     assert info["answer"] == (None if answer == "unboxed" else right + "0" * (answer == "wrong"))
+
+
+EMPTY_CELLS = ["", "#", "# 1 + 1\n\n  # no", "pass", "x = 1", "import sys; sys.exit()", "print()"]
+
+
+@pytest.mark.parametrize(
+    ("search", "python", "bonus"),
+    [*(("all", cell, False) for cell in EMPTY_CELLS), (".", "1", False), ("zzzzqq", "1", False), ("all", "1", True)],
+)
+def test_empty_calls_earn_no_bonus(search: str, python: str, bonus: bool) -> None:
+    needs_python()
+    env = gymnasium.make("ARPO-DeepSearch-v0", pages=100)
+    env.reset(seed=0)
+    title = agent(env).task.question if search == "all" else search  # the question's words find something
+    errors = [env.step(tool_turn("t", *call))[4]["tool_error"] for call in (("search", title), ("python", python))]
+    _, reward, _, _, info = env.step(answer_turn("t", agent(env).task.answer))
+    assert info["is_success"]
+    assert reward == pytest.approx(1.1 if bonus else 1.0)
+    assert errors == [search == ".", python == "" or python.startswith("#")]  # the policy's mistakes are told
+    env.close()
+
+
+def test_an_assignment_is_honest_where_a_later_cell_shows_something() -> None:
+    needs_python()
+    env = gymnasium.make("ARPO-DeepSearch-v0", pages=100)
+    env.reset(seed=0)
+    for call in (("search", agent(env).task.question), ("python", "x = 6"), ("python", "x * 7")):
+        assert not env.step(tool_turn("t", *call))[4]["tool_error"]
+    assert env.step(answer_turn("t", agent(env).task.answer))[1] == pytest.approx(1.1)
+    env.close()
 
 
 def test_terms_are_an_option() -> None:
@@ -526,6 +560,31 @@ def test_the_example_in_the_system_prompt_is_never_executed(prompt: str) -> None
     # Not even when the policy recites it.
     env.step(info["messages"][0]["content"])
     assert (python.calls, search.calls) == (["draw"], [])
+
+
+def test_the_paper_prompt_says_when_the_answer_is_code() -> None:
+    boxed, raw = (system_prompt("paper", [], raw_answer=raw) for raw in (False, True))
+    assert raw.startswith(boxed)
+    assert r"only the code inside <answer> </answer>, without \boxed{}" in raw.removeprefix(boxed)
+
+
+@pytest.mark.parametrize("thought_opened", [True, False])
+def test_tags_mentioned_in_the_thought_that_the_template_opened_are_no_actions(thought_opened: bool) -> None:
+    begin = "" if thought_opened else "<think>"
+    env, python, _ = toy(thought_opened=thought_opened)
+    env.reset(seed=0)
+    first = f"{begin}I put <python>set a 1</python> or <answer> to use.</think>\n<python>draw</python>"
+    assert env.step(first)[2] is False
+    assert python.calls == ["draw"]
+    # Only the first turn begins inside a thought.
+    _, reward, _, _, info = env.step(answer_turn("t", env.task.answer))
+    assert (reward, info["format_ok"]) == (1.0, True)
+    env.reset(seed=0)
+    assert env.step(f"{begin}<answer>\\boxed{{1}}</answer>")[4]["format_ok"] is False  # never closed
+    env.reset(seed=0)
+    # A model may write its own tag all the same.
+    last = f"{begin}<think>It is easy.</think><answer>\\boxed{{{env.task.answer}}}</answer>"
+    assert env.step(last)[1] == 1.0
 
 
 def test_an_earlier_turn_is_not_executed_again() -> None:

@@ -70,6 +70,8 @@ class NotebookSession(ToolSession):
                 return ToolResult(str(self.random.random()))
             case ["add", a, b]:
                 return ToolResult(str(int(a) + int(b)))
+            case ["hush"]:
+                return ToolResult("", useful=False)
             case ["die"]:
                 raise InfraError("the notebook server died")
             case ["bug"]:

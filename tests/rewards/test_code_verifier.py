@@ -147,7 +147,53 @@ def test_bad_calls(sandbox: Sandbox) -> None:
         ("```python\nx = 1\n```\n```python\nx = 2\n```", "x = 2"),
         ("```python\nx = 1", "x = 1"),
         ("", ""),
+        # Other languages, output, and fences of every kind; the last Python block counts.
+        ("```python\nx = 1\n```\nExample:\n```\nf(1) -> 2\n```", "x = 1"),
+        ("```text\nhello\n```\nHere:\n```python\nx = 1\n```", "x = 1"),
+        ("```bash\npip install x\n```\n\n```python\nx = 1\n```\n```console\n$ x\n```", "x = 1"),
+        ("```bash\npip install x\n```\n\n```\nx = 1\n```", "x = 1"),
+        ("```python3.11\nx = 1\n```", "x = 1"),
+        ("```Python\r\nx = 1\r\ny = 2\r\n```\r\n", "x = 1\ny = 2"),
+        ("~~~python\nx = 1\n~~~", "x = 1"),
+        ("````python\nx = '```'\n```\ny = 2\n````", "x = '```'\n```\ny = 2"),
+        ("```{.python}\nx = 1```", "x = 1"),
+        ("Code: ```python\nx = 1\n```", "x = 1"),
+        ("It calls ```g``` first.\n```python\nx = 1\n```", "x = 1"),
     ],
 )
 def test_extract_code(answer: str, code: str) -> None:
     assert extract_code(answer) == code
+
+
+F = "def f(a):\n    return {'a': a}"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        F,
+        f"```python\n{F}\n```\nExample:\n```python\nprint(f(1))\n```",
+        f"```python\n{F}\n```\n```\nf(1) -> 2\n```",
+        f"```js\nfunction f(a) {{}}\n```\n```python\n{F}\n```\n```python\nassert f\n```",
+        rf"The final answer is \[ \boxed{{{F}}} \]",
+        rf"\boxed{{ {F} }}",
+        f"\\boxed{{```python\n{F}\n```}}",
+    ],
+)
+def test_the_block_that_defines_the_function(answer: str) -> None:
+    assert extract_code(answer, "f") == F
+
+
+def test_code_that_mentions_a_box_is_not_cut() -> None:
+    code = "def f(a):\n    return '\\\\boxed{' + a + '}'"
+    assert extract_code(code, "f") == code
+    assert extract_code("x = '\\\\boxed{1}'", "f") == "x = '\\\\boxed{1}'"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["```" * 10**5, "`" * 10**5 + "x`", "```\n" * 50_000, "~~~" + " " * 10**5 + "`", "```x" * 50_000,
+     r"\boxed{" * 50_000, "```\n" + "`" * 10**5 + "x"],
+)  # fmt: skip
+def test_a_hostile_answer_is_read_in_linear_time(answer: str) -> None:
+    extract_code(answer, "f")  # quadratic work would meet the suite's time limit

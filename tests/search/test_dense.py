@@ -98,6 +98,22 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(index._vectors, DenseIndex.build(PAGES, Toy(), "c")._vectors)
 
 
+@pytest.mark.parametrize("change", [-20, 8])
+def test_building_again_mends_a_damaged_file(tmp_path: Path, change: int) -> None:
+    built = DenseIndex.build(PAGES, Toy(), "c", tmp_path)
+    want = built.rank("word3 common", 9)
+    (file,) = tmp_path.glob("*.f32")
+    size = file.stat().st_size + change
+    with file.open("r+b") as damaged:
+        damaged.truncate(size)
+    with pytest.raises(ConfigError, match="damaged"):
+        DenseIndex.load(tmp_path, PAGES, Toy(), "c")
+    assert DenseIndex.build(PAGES, Toy(), "c", tmp_path).rank("word3 common", 9) == want
+    again = Toy()
+    DenseIndex.build(PAGES, again, "c", tmp_path)
+    assert again.calls == []  # and what is whole is not made again
+
+
 def test_vectors_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no vectors in"):
         DenseIndex.load(tmp_path, PAGES, Toy(), "c")

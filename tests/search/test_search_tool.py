@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
 from arpo_env.search.base import Hit, Page
 from arpo_env.search.bm25 import BM25Index
+from arpo_env.tools.base import ToolResult
 from arpo_env.tools.search import NO_RESULTS, SearchTool, format_hits
 
 INDEX = BM25Index.build([Page("1", "Varn", "City on the Tol.\nPopulation 12."), Page("2", "Kel", "Twin of Varn.")])
@@ -41,8 +42,12 @@ def test_any_hits_give_bounded_lines(hits: list[Hit], chars: int) -> None:
 
 def test_nothing_found_is_honest_an_empty_query_is_a_mistake() -> None:
     session = SearchTool(INDEX, max_query_chars=30).open(0)
-    assert session.call("zzz") == session.call("???")
-    assert (session.call("zzz").text, session.call("zzz").ok) == (NO_RESULTS, True)
+    assert session.call("zzz") == ToolResult(NO_RESULTS, ok=True, useful=False)
+    assert session.call("Varn").useful
+    for query in ("???", ".", "- _ -"):
+        assert not session.call(query).ok
+        assert "no word" in session.call(query).text
+    assert session.call("北京").ok
     assert not session.call(" \n").ok
     assert "empty" in session.call("").text
     assert not session.call("x" * 31).ok

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -13,7 +14,6 @@ from arpo_env.tasks.base import Task
 from arpo_env.tasks.code import CodeFamily
 from arpo_env.tasks.code.problem import Draw, ordinal, wrong
 from arpo_env.tasks.code.templates import TEMPLATES
-from arpo_env.tasks.math.partition import split_of
 from arpo_env.tools.base import Tool
 
 SPLITS = ("train", "validation", "test")
@@ -91,8 +91,16 @@ def test_hidden_tests_are_hidden(tasks: list[Task]) -> None:
 def test_seeds_and_splits_share_no_question(family: CodeFamily) -> None:
     questions = [family.task(s, split, i).question for s in (41, 42, 43) for split in SPLITS for i in range(40)]
     assert len(set(questions)) == len(questions)
-    assert all(split_of(family.task(9, split, i).question) == split for split in SPLITS for i in range(10))
     assert family.task(3, "train", 5) == CodeFamily().task(3, "train", 5)
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_no_function_is_in_two_splits_and_every_split_has_some(name: str) -> None:
+    family = CodeFamily(templates=[name])
+    solutions = {split: {family.task(0, split, i).answer for i in range(60)} for split in SPLITS}
+    assert all(solutions.values())
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not solutions[one] & solutions[other]
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))

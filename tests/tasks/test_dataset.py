@@ -195,6 +195,43 @@ def test_duplicates(tmp_path: Path) -> None:
     assert (family.size("test"), family.report.duplicates) == (2, 1)
 
 
+def test_questions_that_differ_in_an_operator_are_no_duplicates(tmp_path: Path) -> None:
+    texts = ["Compute 12 + 30.", "Compute 12 * 30.", "Compute 12 / 30.", "Solve x^2+1=0", "Solve x^2-1=0",
+             "Is x < 5?", "Is x > 5?", "Compute 5!", "Compute 5", "Compute √2", "Compute 2"]  # fmt: skip
+    repeated = ["compute 12+30", "Solve  $x^2 + 1 = 0$."]
+    file = write(tmp_path / "x.jsonl", [{"question": text, "answer": "1"} for text in texts + repeated])
+    family = DatasetFamily(file, name="x", drop_duplicates=True)
+    assert family.questions("test") == texts
+    assert family.report.duplicates == 2
+    everything = DatasetFamily(file, name="x")
+    assert (everything.size("test"), everything.report.duplicates) == (13, 0)
+
+
+OPTIONS = "Which?\n\nA: $1-i$\n\n(B) be tangent to the x-axis\nC. no"
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "right", "wrong"),
+    [
+        (OPTIONS, "A: 1-i", ["A", "(A)", "1-i", "-i+1", "A: 1-i"], ["B", "1+i", "a dog", "A, B"]),
+        (OPTIONS, "B. be tangent to the x-axis", ["B", "Be tangent to the x-axis"], ["A", "C", "the x-axis"]),
+        ("Who drew it?", "E. H. Shepard", ["E.H. Shepard"], ["E", "H. Shepard"]),
+        ("Who?\nA. him\nB. her", "E. H. Shepard", ["E.H. Shepard"], ["E", "H. Shepard"]),
+    ],
+)
+def test_a_gold_with_the_letter_of_its_option(
+    tmp_path: Path, question: str, gold: str, right: list[str], wrong: list[str]
+) -> None:
+    verifier = "qa" if "Shepard" in gold else "math"
+    file = write(tmp_path / "x.jsonl", [{"question": question, "answer": gold}])
+    family = DatasetFamily(file, name="x", verifier=verifier)
+    task = family.task(0, "test", 0)
+    assert task.answer == gold
+    assert family.report.repaired["option"] == (verifier == "math")
+    assert [family.verify(task, answer).score for answer in right] == [1] * len(right)
+    assert [family.verify(task, answer).score for answer in wrong] == [0] * len(wrong)
+
+
 def test_bad_calls(tmp_path: Path) -> None:
     file = write(tmp_path / "x.jsonl", rows(1))
     for options, message in [
@@ -271,6 +308,7 @@ def test_published_training_samples() -> None:
     assert report.rows == 300
     assert report.repaired[r"\boxed"] == 2 * 300
     assert report.repaired[r"\frac"] == 1
+    assert report.repaired["option"] == 3
     assert [broken.row for broken in report.broken] == [6]
     assert report.kept + len(report.broken) + report.duplicates == report.rows
     for index in range(family.size("train") or 0):

@@ -59,6 +59,19 @@ def test_gold_scores_and_cheap_answers_do_not(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
+def test_neither_infinities_nor_the_gold_with_more_around_it_score(name: str) -> None:
+    family = ReasoningGymFamily(name)
+    # Fractions are written in four styles and the scorer of one of them reads on; 12 tasks meet them all.
+    for task in [family.task(0, "train", index) for index in range(12)]:
+        gold = task.answer
+        hostile = ["nan", "-nan", "nan + nani", "nani", "inf", "-inf", "inf + infi", "Infinity", "1e400", "1e400i"]
+        more = [" zzzz", "zzzz", " or 7", ", zebra", f", {gold}", "\nzebra", f" {gold}", "+zz"]
+        for answer in (*hostile, *(gold + tail for tail in more), f"The answer is {gold}", f"zebra, {gold}"):
+            assert family.verify(task, answer).score == 0, (task, answer)
+        assert family.verify(task, gold).score == 1
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
 def test_no_global_state_is_read_or_written(name: str) -> None:
     def item() -> object:
         return ReasoningGymFamily(name).task(3, "train", 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -42,6 +43,34 @@ def test_gzipped_jsonl(tmp_path: Path) -> None:
     assert (family.size("test"), [broken.row for broken in family.report.broken]) == (1, [3])
 
 
+def test_a_field_of_any_length(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    file = tmp_path / "x.csv"
+    file.write_text("question,answer\n" + "x" * 200_000 + ",a\n")
+    assert [len(row["question"]) for _, row in read_rows(file)] == [200_000]
+    assert csv.field_size_limit() == limit
+
+
+def test_files_that_are_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl.gz"
+    whole = gzip.compress(b"".join(json.dumps({"a": n * n}).encode() + b"\n" for n in range(1000)))
+    for damaged in (whole[: len(whole) // 2], b"no gzip", whole[:40] + b"\0" * 200 + whole[240:]):
+        file.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"x\.jsonl\.gz is cut short or no gzip file"):
+            list(read_rows(file))
+
+
+def test_a_parquet_file_damaged_in_its_middle(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": [f"text {n * n}" for n in range(5000)]}), file, compression="gzip")
+    content = bytearray(file.read_bytes())
+    content[100:900] = b"\xff" * 800
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="damaged after row"):
+        list(read_rows(file))
+
+
 def test_several_files_and_wanted_rows_only(tmp_path: Path) -> None:
     files = []
     for number in range(2):
@@ -59,8 +88,9 @@ def test_worked_solutions(tmp_path: Path) -> None:
     rows = [
         {"question": "q", "answer": r"First \boxed{1}, so it is \boxed{\frac{1}{2}}."},
         {"question": "q2", "answer": "no box"},
+        {"question": "q3", "answer": r"We get $x = \boxed 3$."},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     family = DatasetFamily(file, name="x", answer_style="boxed", verifier="math", on_broken="skip")
-    assert family.task(0, "test", 0).answer == r"\frac{1}{2}"
+    assert {family.task(0, "test", n).answer for n in range(2)} == {r"\frac{1}{2}", "3"}
     assert r"no \boxed{answer}" in str(family.report.broken[0])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo_env.protocol import ALL_TAGS, ToolCall, parse, render_result, result_body, tool_turn
+from arpo_env.protocol import ALL_TAGS, ToolCall, neutralise, parse, render_result, result_body, tool_turn
 from arpo_env.search.base import Hit, Page
 from arpo_env.tools.browse import BrowseTool
 from arpo_env.tools.search import SearchTool
@@ -129,6 +129,20 @@ def test_inert_text_stays_as_it_is(text: str) -> None:
     assert inert(once) == once
     assert "\n".join(clean(text).split("\n")) == clean(text)
     once.encode()  # no lone surrogate is left
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u00a0"])
+@pytest.mark.parametrize("text", ["<{}x", "</{}x", "<s{}x", "<result{}x", "<{}/x", "<s{}/x", "< {}<"])
+def test_blanks_after_a_bracket_are_read_once(text: str, blank: str) -> None:
+    # Quadratic work over 200,000 blanks takes minutes and meets the suite's time limit.
+    text = text.format(blank * 200_000)
+    assert inert(text) == text
+    assert neutralise(text) == text
+
+
+@pytest.mark.parametrize("tag", ["< /  s >", "<s / >", "<\ns>", "</s\u00a0>", "<  eos/>"])
+def test_any_spacing_of_a_special_token_is_broken(tag: str) -> None:
+    assert inert(tag) == "&lt;" + tag[1:]
 
 
 def test_honest_text_is_not_touched() -> None:

@@ -55,7 +55,11 @@ class CodeFamily(TaskFamily):
     def task(self, seed: int, split: str, index: int) -> Task:
         rng = task_rng(self.name, seed, split, index)
         template = TEMPLATES[self.templates[int(rng.integers(len(self.templates)))]]
-        problem, question = draw_in_split(rng, split, lambda rng: _pose(template(Draw(rng))), lambda drawn: drawn[1])
+        # The function decides, not the question: two questions with other examples are one task.
+        problem = draw_in_split(
+            rng, split, lambda rng: template(Draw(rng)), lambda drawn: f"{drawn.task}\n{drawn.solution}"
+        )
+        question = _pose(problem)
         outputs = _run(problem.solution, problem.function, problem.inputs)
         tests = [[list(args), value] for args, value in zip(problem.inputs, outputs, strict=True)]
         flaws = [
@@ -74,7 +78,8 @@ class CodeFamily(TaskFamily):
 
         tests = [(args, value) for args, value in (task.meta["example"], *task.meta["tests"])]
         sandbox = shared_sandbox(self.sandbox)
-        return run_tests(sandbox, extract_code(answer), task.meta["function"], tests, seconds=self.seconds)
+        function = task.meta["function"]
+        return run_tests(sandbox, extract_code(answer, function), function, tests, seconds=self.seconds)
 
     def expert(self, task: Task) -> Expert:
         args, expected = task.meta["example"]
@@ -97,11 +102,11 @@ class CodeFamily(TaskFamily):
         yield answer_turn("That should do.", code, raw=True)
 
 
-def _pose(problem: Problem) -> tuple[Problem, str]:
-    """The problem and its question, the first input worked as an example."""
+def _pose(problem: Problem) -> str:
+    """The question, the first input worked as an example."""
     args = problem.inputs[0]
     value = _run(problem.solution, problem.function, (args,))[0]
-    return problem, (
+    return (
         f"Write a Python function {problem.signature} that {problem.task}.\n"
         f"Example: {problem.function}({', '.join(map(repr, args))}) returns {value!r}.\n"
         "Answer with the code of the function."

@@ -26,7 +26,7 @@ def sum_multiples(d: Draw) -> Problem:
 
 
 def every_nth(d: Draw) -> Problem:
-    n, start = d.between(2, 5), d.between(0, 3)
+    n, start = d.between(2, 9), d.between(0, 19)
     source = code(f"""
         def every_nth(items):
             return items[{start}::{n}]
@@ -40,7 +40,7 @@ def every_nth(d: Draw) -> Problem:
         wrong(
             source, (f"[{start}::", f"[{start + 1}::"), (f"::{n}", f"::{n + 1}"), (f"[{start}::{n}]", f"[{start}:{n}]")
         ),
-        (*((d.ints(-99, 99, 7, 14),) for _ in range(6)), ([],), ([1],)),
+        (*((d.ints(-99, 99, start + n + 4, start + n + 12),) for _ in range(6)), ([],), ([1],)),
     )
 
 
@@ -85,7 +85,7 @@ def transform(d: Draw) -> Problem:
 
 
 def rotate(d: Draw) -> Problem:
-    k = d.between(2, 30)
+    k = d.between(2, 99)
     source = code(f"""
         def rotate(items):
             if not items:

@@ -26,7 +26,7 @@ def digit_sum(d: Draw) -> Problem:
 
 
 def to_base(d: Draw) -> Problem:
-    base, width = d.between(3, 9), d.between(4, 9)
+    base, width = d.between(3, 9), d.between(4, 12)
     source = code(f"""
         def to_base(n):
             digits = ""

@@ -28,12 +28,12 @@ def count_letters(d: Draw) -> Problem:
 
 
 def shift_letters(d: Draw) -> Problem:
-    k = d.between(2, 24)
+    k, kept = d.between(2, 24), d.pick("abcdefghijklmnopqrstuvwxyz")
     source = code(f"""
         def shift_letters(text):
             out = ""
             for c in text:
-                if "a" <= c <= "z":
+                if "a" <= c <= "z" and c != {kept!r}:
                     c = chr((ord(c) - 97 + {k}) % 26 + 97)
                 out += c
             return out
@@ -41,16 +41,22 @@ def shift_letters(d: Draw) -> Problem:
     return Problem(
         "shift_letters",
         "shift_letters(text)",
-        f"moves every lower-case letter a-z of text {k} places on in the alphabet (after z comes a) "
-        "and leaves all other characters alone",
+        f"moves every lower-case letter a-z of text but {kept} {k} places on in the alphabet (after z comes a) "
+        f"and leaves {kept} and all other characters alone",
         source,
-        wrong(source, (f"97 + {k}", f"97 + {k - 1}"), (" % 26", ""), (f"97 + {k}", f"97 - {k}")),
-        (*((d.text(2, 4) + d.pick("!?.9A"),) for _ in range(6)), ("",), ("xyz ABC",)),
+        wrong(
+            source,
+            (f"97 + {k}", f"97 + {k - 1}"),
+            (" % 26", ""),
+            (f"97 + {k}", f"97 - {k}"),
+            (f" and c != {kept!r}", ""),
+        ),
+        (*((d.text(2, 4) + kept + d.pick("!?.9A"),) for _ in range(6)), ("",), ("xyz ABC",)),
     )
 
 
 def long_words(d: Draw) -> Problem:
-    k, letter = d.between(2, 6), d.pick("aeiourstnl")
+    k, letter = d.between(2, 7), d.pick("abcdefghilmnoprstuvy")
     source = code(f"""
         def long_words(text):
             return [w for w in text.split() if len(w) > {k} and {letter!r} not in w]
@@ -74,7 +80,7 @@ def long_words(d: Draw) -> Problem:
 
 
 def mask(d: Draw) -> Problem:
-    k, char = d.between(2, 6), d.pick("*#_-+=@%")
+    k, char = d.between(2, 8), d.pick("*#_-+=@%&$~!?^")
     source = code(f"""
         def mask(text):
             return "".join({char!r} if (i + 1) % {k} == 0 else c for i, c in enumerate(text))

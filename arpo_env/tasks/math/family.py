@@ -66,7 +66,8 @@ class MathFamily(TaskFamily):
             expression = ex.random_expression(rng, level)
             return _ASKS[int(rng.integers(len(_ASKS)))].format(ex.write(expression)), expression
 
-        question, expression = draw_in_split(rng, split, draw, lambda drawn: drawn[0])
+        # The expression decides, not the wording: "Compute 2 + 3 * 4." and "What is 2 + 3 * 4?" are one task.
+        question, expression = draw_in_split(rng, split, draw, lambda drawn: ex.write(drawn[1]))
         if level >= 4:
             question += " Give an integer or a reduced fraction."
         meta: dict[str, Any] = {"level": level, "words": use_words, "expression": _pack(expression)}
