@@ -79,14 +79,14 @@ def test_closing_while_a_cell_runs(box: Box) -> None:
         session = box.session()
         with ThreadPoolExecutor(1) as pool:
             code = "import os, time\nos.fork()\ntime.sleep(100)"
-            answer = pool.submit(session.run, code, seconds=0.5)
+            answer = pool.submit(session.run, code, seconds=3.0)  # enough to be seen running, on a busy machine too
             while box.counts()["processes"] < before["processes"] + 2:
                 assert not answer.done(), answer.result()
                 time.sleep(0.005)
             session.close()
             with pytest.raises(InfraError, match="closed while its cell ran"):
                 answer.result()
-    time.sleep(1.2)  # the cells' time and their grace are over: nobody may be given a fresh interpreter
+    time.sleep(4.0)  # the cells' time and their grace are over: nobody may be given a fresh interpreter
     _settles(box, before)
     box.honest()
 
