@@ -89,7 +89,7 @@ class World:
 
     def part(self, n: int) -> range:
         """This process's block of 0 … n−1; blocks differ by at most one."""
-        return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+        return even_parts(n, self.size)[self.rank]
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every whole gradient by its sum over the processes, in a few large messages.
@@ -140,6 +140,11 @@ def explained() -> Iterator[None]:
             "another process of this run has died, or cannot be reached any more; its own output says why. Start all "
             f"of them again with --resume ({str(error).splitlines()[0][:200]})"
         ) from error
+
+
+def even_parts(n: int, parts: int) -> list[range]:
+    """0 … n−1 in so many blocks; they differ by at most one."""
+    return [range(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
 def shares(sizes: Sequence[int], parts: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from arpo_algo import sharding
 from arpo_algo.advantages import soft, term_weights
 from arpo_algo.attention import TREE_ATTENTIONS, TreeAttention, resolve_tree_attention, use_arpo_attention
 from arpo_algo.branching import BranchingRule
-from arpo_algo.distributed import World, shares
+from arpo_algo.distributed import World, even_parts, shares
 from arpo_algo.errors import ConfigError, NonFiniteError, unknown
 from arpo_algo.head import ROWS, token_logprobs
 from arpo_algo.lora import LoraConfig, attach
@@ -484,8 +484,7 @@ def _optimizer(
 
 def _even_cuts(total: int, size: int) -> list[tuple[int, int]]:
     """``total`` things in as few runs of at most ``size`` as need be, none much smaller: each is one optimiser step."""
-    runs = -(-total // size)
-    return [(total * i // runs, total * (i + 1) // runs) for i in range(runs)]
+    return [(part.start, part.stop) for part in even_parts(total, -(-total // size))]
 
 
 def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Tensor | None = None) -> LossOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arpo_algo.advantages import no_signal
 from arpo_algo.tree import Tree
 
 
@@ -32,7 +33,7 @@ def tree_metrics(trees: Sequence[Tree]) -> dict[str, float]:
         "tokens_computed": float(sum(t.n_tokens for t in trees)),
         "tokens_unique": float(sum(t.n_tokens for t in scored)),
         "tokens_flat": float(sum(t.n_tokens_flat for t in scored)),
-        "groups_without_signal": sum(len({x.outcome.reward for x in t.leaves() if x.outcome}) == 1 for t in scored)
+        "groups_without_signal": sum(no_signal([x.outcome.reward for x in t.leaves() if x.outcome]) for t in scored)
         / len(scored),
         "void": float(void),
         "void_share": void / (n + void),

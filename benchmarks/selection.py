@@ -161,7 +161,7 @@ def _ready(one: Suite, wanted: Wanted, judge: LLMJudge | None) -> Selected:
     asked = {"judge": judge} if judged == "judge" else {}
     env = one.make(disable_env_checker=True, **options, **reading, **asked)
     family = agent(env).family
-    tasks = _task_ids(one, family, wanted)
+    tasks = one.first_tasks(family, wanted.tasks, seed=wanted.task_seed)
     if judged == "judge":
         options["judge"] = wanted.judge
     record = {
@@ -176,23 +176,6 @@ def _ready(one: Suite, wanted: Wanted, judge: LLMJudge | None) -> Selected:
         "questions": _questions(family, wanted.task_seed),
     }
     return Selected(one, env, tasks, record)
-
-
-def _task_ids(one: Suite, family: TaskFamily, wanted: Wanted) -> list[str]:
-    """Of the environment's own family: options may be part of its name, and then they are part of every id.
-
-    Raises:
-        ConfigError: ``wanted.tasks`` is less than 1.
-    """
-    if wanted.tasks is not None and wanted.tasks < 1:
-        raise ConfigError(f"tasks must be >= 1 (or None for all), got {wanted.tasks}")
-    size = family.size("test")
-    if size is None:
-        assert isinstance(one.source, Generated)
-        count = one.source.tasks if wanted.tasks is None else wanted.tasks
-    else:
-        count = size if wanted.tasks is None else min(size, wanted.tasks)
-    return family.task_ids("test", wanted.task_seed, 0, count)
 
 
 def _questions(family: TaskFamily, task_seed: int) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arpo_algo.advantages import rewards
+from arpo_algo.advantages import no_signal, rewards
 from arpo_algo.algorithms import register
 from arpo_algo.algorithms.base import Clipped
 from arpo_algo.errors import ConfigError
@@ -46,7 +46,7 @@ class DAPO(Clipped):
 
     def keep(self, tree: Tree) -> bool:
         """Dynamic sampling: a group is kept when its rewards differ, the penalty left out."""
-        return len(set(rewards(tree))) > 1
+        return not no_signal(rewards(tree))
 
     def scores(self, tree: Tree) -> list[float]:
         """Rewards with the soft overlong penalty."""

@@ -27,15 +27,17 @@ from arpo_env.rewards.qa import exact_match
 _LATEX = re.compile(r"\\[a-zA-Z]+|[\^_=]")
 #: Signs that are operators where no word stands: of + - * / : only those beside a digit, a single letter or a bracket.
 _OPERAND = r"(?:\d|(?<![^\W\d_])[^\W\d_](?![^\W\d_])|[()\[\]])"
+_NAMES = "sin|cos|tan|cot|sec|csc|log|ln|exp"
 _OPERATOR = re.compile(
     r"[<>|√∛¬∧∨⊕⊻→←↔⇒⇐⇔⊢∀∃≡≈≠≤≥±∓×÷∞∈∉⊂⊆∪∩∅∑∏∫∂∇²³]|(?<![^\W\d_]{2})!"
     rf"|{_OPERAND}\s*[-−+*/]\s*[\w(\[\\√-]|[\w)\]]\s*[-−+*/]\s*{_OPERAND}|^\s*[-−+]\s*[^\W\d_(]"
-    r"|\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp)\b|\d\s*:\s*\d(?![\d:]*\s*[ap]\.?m)",
+    rf"|\b(?:{_NAMES})\b"
+    r"|\d\s*:\s*\d(?![\d:]*\s*[ap]\.?m)",
     re.IGNORECASE,
 )
-_BARE_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])")
+_BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({_NAMES})(?![a-zA-Z])")
 #: A word that makes a text prose: three Latin letters or one of another script (not Greek); not what expressions hold.
-_FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|exp|max|min|mod|gcd|lcm|det|sqrt|and|not|xor|nor|nand|iff|then|true|false"
+_FUNCTIONS = f"{_NAMES}|max|min|mod|gcd|lcm|det|sqrt|and|not|xor|nor|nand|iff|then|true|false"
 _WORD = re.compile(
     rf"(?<![^\W\d_])(?!(?:{_FUNCTIONS})(?![^\W\d_]))[a-zA-ZÀ-ÖØ-öø-ɏ]{{3}}|[\u0400-\u1eff\u3040-\ud7ff]", re.IGNORECASE
 )

@@ -186,11 +186,18 @@ class Suite:
 
         Streams of a finite suite are its permutations: a limited run takes a random sample that ``seed`` names.
         ``options``: as :meth:`family` takes them. An environment made with options of its own may have another family:
-        ask that one (``env.unwrapped.family.task_ids``).
+        give that one to :meth:`first_tasks`.
+        """
+        return self.first_tasks(self.family(data_dir, **options), limit, seed=seed)
+
+    def first_tasks(self, family: TaskFamily, limit: int | None = None, *, seed: int = 0) -> list[str]:
+        """:meth:`task_ids` of the family of an environment: its options may be part of its name, and so of every id.
+
+        Raises:
+            ConfigError: a ``limit`` less than 1.
         """
         if limit is not None and limit < 1:
             raise ConfigError(f"limit must be >= 1 (or None for all), got {limit}")
-        family = self.family(data_dir, **options)
         size = family.size("test")
         if size is None:
             assert isinstance(self.source, Generated)

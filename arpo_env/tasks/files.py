@@ -232,8 +232,8 @@ class FileFamily(TaskFamily):
                     self.report.left_out += 1
                     continue
                 # Not by the normaliser of answers: to it "12 + 30" and "12 * 30" are one.
-                key = tuple(tokens(made.question)) or (made.question,)
-                if self._drop_duplicates and key in seen:
+                key = (tuple(tokens(made.question)) or (made.question,)) if self._drop_duplicates else None
+                if key in seen:
                     self.report.duplicates += 1
                     continue
                 found = next(filter(None, (index.find(made.question) for index in self._forbidden)), None)
@@ -241,7 +241,8 @@ class FileFamily(TaskFamily):
                     self.report.overlaps.append(OverlapRow(str(file), number, found))
                     if self._drop_overlaps:
                         continue
-                seen.add(key)
+                if key is not None:
+                    seen.add(key)
                 rows.append(Question(made.question, made.answer, {**made.meta, "file": file.name, "row": number}))
         self.report.kept += len(rows)
         return tuple(rows)

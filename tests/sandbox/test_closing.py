@@ -46,6 +46,17 @@ def _settles(box: Box, expected: dict[str, int]) -> None:
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def _nothing_left(box: Box) -> Iterator[dict[str, int]]:
+    """What the sandbox held before; afterwards it holds that again, and still tells the truth."""
+    box.honest()
+    box.settle("sessions", 0)
+    before = _held(box)
+    yield before
+    _settles(box, before)
+    box.honest()
+
+
 def _at_once(box: Box, *orders: dict[str, Any]) -> list[_Call]:
     """Send the orders in one piece, so that the supervisor has heard all before anything else happens."""
     server = box.sandbox.server()
@@ -72,64 +83,52 @@ def _sid(session: SandboxSession) -> int:
 
 
 def test_closing_while_a_cell_runs(box: Box) -> None:
-    box.honest()
-    box.settle("sessions", 0)
-    before = _held(box)
-    for _ in range(2):
-        session = box.session()
-        with ThreadPoolExecutor(1) as pool:
-            code = "import os, time\nos.fork()\ntime.sleep(100)"
-            answer = pool.submit(session.run, code, seconds=3.0)  # enough to be seen running, on a busy machine too
-            while box.counts()["processes"] < before["processes"] + 2:
-                assert not answer.done(), answer.result()
-                time.sleep(0.005)
-            session.close()
-            with pytest.raises(InfraError, match="closed while its cell ran"):
-                answer.result()
-    time.sleep(4.0)  # the cells' time and their grace are over: nobody may be given a fresh interpreter
-    _settles(box, before)
-    box.honest()
+    with _nothing_left(box) as before:
+        for _ in range(2):
+            session = box.session()
+            with ThreadPoolExecutor(1) as pool:
+                code = "import os, time\nos.fork()\ntime.sleep(100)"
+                answer = pool.submit(session.run, code, seconds=3.0)  # enough to be seen running, on a busy machine too
+                while box.counts()["processes"] < before["processes"] + 2:
+                    assert not answer.done(), answer.result()
+                    time.sleep(0.005)
+                session.close()
+                with pytest.raises(InfraError, match="closed while its cell ran"):
+                    answer.result()
+        time.sleep(4.0)  # the cells' time and their grace are over: nobody may be given a fresh interpreter
 
 
 def test_closing_while_a_fork_is_on_its_way(box: Box) -> None:
-    box.honest()
-    box.settle("sessions", 0)
-    before = _held(box)
-    session = box.session()
-    session.run("x = 1")
-    sid = _sid(session)
-    fork, close, fresh, gone = _at_once(
-        box, {"op": "fork", "sid": sid, "new": 2**40}, {"op": "close", "sid": sid},
-        {"op": "new", "sid": 2**40 + 1, "seed": 0, "limits": _limits()}, {"op": "close", "sid": 2**40},
-    )  # fmt: skip
-    assert "closed while it was forked" in _reply(fork)["error"]
-    assert "error" not in _reply(close)
-    assert "error" not in _reply(fresh)
-    assert "error" not in _reply(gone)
-    box.sandbox.server().call("close", 10, sid=2**40 + 1)
-    _settles(box, before)
-    box.honest()
+    with _nothing_left(box):
+        session = box.session()
+        session.run("x = 1")
+        sid = _sid(session)
+        fork, close, fresh, gone = _at_once(
+            box, {"op": "fork", "sid": sid, "new": 2**40}, {"op": "close", "sid": sid},
+            {"op": "new", "sid": 2**40 + 1, "seed": 0, "limits": _limits()}, {"op": "close", "sid": 2**40},
+        )  # fmt: skip
+        assert "closed while it was forked" in _reply(fork)["error"]
+        assert "error" not in _reply(close)
+        assert "error" not in _reply(fresh)
+        assert "error" not in _reply(gone)
+        box.sandbox.server().call("close", 10, sid=2**40 + 1)
 
 
 def test_closing_while_the_interpreter_is_replaced(box: Box) -> None:
-    box.honest()
-    box.settle("sessions", 0)
-    before = _held(box)
-    session = box.session()
-    session.run("import os, threading\nthreading.Timer(0.05, os._exit, [1]).start()")
-    box.settle("processes", before["processes"])
-    box.counts()  # one more turn of its loop: by now it knows
-    sid = _sid(session)
-    run, close, fresh = _at_once(
-        box, {"op": "run", "sid": sid, "code": "1", "seconds": 5}, {"op": "close", "sid": sid},
-        {"op": "new", "sid": 2**40 + 2, "seed": 0, "limits": _limits()},
-    )  # fmt: skip
-    assert "closed while its interpreter was replaced" in _reply(run)["error"]
-    assert "error" not in _reply(close)
-    assert "error" not in _reply(fresh), "the fork on its way used up what the next one was granted"
-    box.sandbox.server().call("close", 10, sid=2**40 + 2)
-    _settles(box, before)
-    box.honest()
+    with _nothing_left(box) as before:
+        session = box.session()
+        session.run("import os, threading\nthreading.Timer(0.05, os._exit, [1]).start()")
+        box.settle("processes", before["processes"])
+        box.counts()  # one more turn of its loop: by now it knows
+        sid = _sid(session)
+        run, close, fresh = _at_once(
+            box, {"op": "run", "sid": sid, "code": "1", "seconds": 5}, {"op": "close", "sid": sid},
+            {"op": "new", "sid": 2**40 + 2, "seed": 0, "limits": _limits()},
+        )  # fmt: skip
+        assert "closed while its interpreter was replaced" in _reply(run)["error"]
+        assert "error" not in _reply(close)
+        assert "error" not in _reply(fresh), "the fork on its way used up what the next one was granted"
+        box.sandbox.server().call("close", 10, sid=2**40 + 2)
 
 
 def _limits() -> dict[str, Any]:
