@@ -457,7 +457,7 @@ def test_a_loop_hidden_where_interrupts_get_lost(box: Box, code: str) -> None:
         "import signal\ndef h(*a): raise ValueError\nsignal.signal(signal.SIGALRM, h)\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)",
         "import atexit\natexit.register(lambda: [0 for _ in iter(int, 1)])\nraise SystemExit",
-        "import os\nos.fork()",
+        "import os\nos.getpid = lambda me=os.getpid(): me\nos.fork()",  # the child does not end with the cell
         "import json, sys\njson.loads = sys.exit\nsys.modules['arpo_inside.session'].REPORT = None",
     ],
     ids=["gc callback", "audit hook", "timer", "atexit", "two of itself", "its own runtime"],
@@ -468,9 +468,13 @@ def test_traps_left_for_the_time_between_two_cells(box: Box, code: str) -> None:
     bystander.run("x = 1")
     session = box.session()
     session.run(code, seconds=0.5)
-    results = [session.run(f"40 + {i}", seconds=2.0) for i in range(4)]  # lost at the first or second, then fresh
-    # The cell's own timer or second self may still speak in the cell's own next turns: that harms nobody else.
-    assert "43" in results[-1].output.splitlines(), results
+    # The cell's own timer or second self may still speak in the cell's own next turns: that harms nobody else. When
+    # the trap springs is the scheduler's affair, but it springs once: after a loss the interpreter is a fresh one.
+    results = [session.run(f"40 + {i}", seconds=2.0) for i in range(4)]
+    if results[-1].status == "killed":
+        results.append(session.run("44", seconds=2.0))
+    assert f"{39 + len(results)}" in results[-1].output.splitlines(), results
+    assert sum(r.status == "killed" for r in results) <= 1, results
     assert bystander.run("x").output == "1\n"
     box.honest()
 

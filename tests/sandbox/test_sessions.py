@@ -255,6 +255,17 @@ def test_shared_memory_between_own_processes(box: Box) -> None:
     assert box.session().run(code).output == "(['hello', 'hello', 'hello'], 3)\n"
 
 
+def test_a_child_that_a_cell_forks_ends_with_the_cell(box: Box) -> None:
+    """As a script's does: it does not go on as a second interpreter that answers the next cell."""
+    s = box.session()
+    code = "import os, time\nx = 1\nr, w = os.pipe()\nif os.fork() == 0:\n    x = 2; time.sleep(0.2)\nos.close(w)"
+    assert s.run(code).status == "ok"
+    for _ in range(3):
+        assert s.run("x").output == "1\n"
+    result = s.run("os.read(r, 1), x")  # the end of the pipe: nobody holds its other end any more
+    assert (result.status, result.output) == ("ok", "(b'', 1)\n")
+
+
 @pytest.mark.parametrize("field", ["seconds", "memory_bytes", "output_chars", "file_bytes", "processes"])
 @pytest.mark.parametrize("value", [0, -1, True, "5", float("nan")])
 def test_limits_are_checked(field: str, value: object) -> None:
