@@ -121,6 +121,10 @@ def resolve(name: str) -> Path | str:
         return fetch_default()
     path = Path(name).expanduser()
     if path.exists():
+        if (path / "checkpoints").is_dir():
+            models = sorted(path.glob("checkpoints/*/model"), key=lambda model: model.stat().st_mtime)
+            have = f"its newest model is {models[-1]}" if models else "it has no checkpoint yet"
+            raise ConfigError(f"model {name!r} is a run's folder, not a model's; {have}")
         if not any((path / name).exists() for name in ("config.json", "adapter_config.json")):
             raise ConfigError(f"model folder {name!r} has no config.json; give the folder that save_pretrained wrote")
         return path
@@ -129,21 +133,36 @@ def resolve(name: str) -> Path | str:
     return name
 
 
+def check_device(device: str) -> None:
+    """Raise ``ConfigError`` where ``device`` (``cpu``, ``cuda``, ``cuda:1`` …) cannot be had here."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r} is none that torch knows; give cpu, cuda, cuda:1 …, or auto") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r}: torch sees {torch.cuda.device_count()} GPUs here; give cpu or auto")
+
+
 def load(
     name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer.
 
     Raises:
-        ConfigError: the name cannot be resolved or loaded.
+        ConfigError: the name cannot be resolved or loaded, or this machine has no such device.
     """
+    check_device(device)
     source = resolve(name)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run's own display is enough
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"model {name!r} cannot be loaded: {reason}; give a folder that save_pretrained wrote, {DEFAULT!r}, or a "
+            "Hub name that this machine can reach or has cached"
+        ) from error
     return model.to(device), tokenizer
 
 

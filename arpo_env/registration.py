@@ -53,6 +53,9 @@ def register_all() -> None:
                 env_id,
                 entry_point=f"{__name__}:{function}",
                 nondeterministic=env_id == "ARPO-Web-v0",
+                # Gymnasium's passive checker breaks every later step once the first reset was refused, and what it
+                # checks (spaces, types, the order of calls) AgentEnv checks itself, with errors that name the fix.
+                disable_env_checker=True,
                 # Not "id": gymnasium.make_vec hands these on to gymnasium.make, whose own parameter that is.
                 kwargs={"env_id": env_id},
             )

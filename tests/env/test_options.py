@@ -174,3 +174,11 @@ def test_what_must_be_given_is_named(env_id: str, name: str) -> None:
     options = {"path": "questions.jsonl"} if name == "name" else {}
     with pytest.raises(ConfigError, match=f"^{env_id} needs the option {name}: gymnasium.make\\('{env_id}', {name}=…"):
         gymnasium.make(env_id, **options)
+
+
+def test_a_refused_first_reset_leaves_a_whole_environment() -> None:
+    env = gymnasium.make("ARPO-DeepSearch-v0", **SMALL)
+    with pytest.raises(ConfigError, match="did you mean 'index'"):
+        env.reset(options={"idx": 3})
+    env.reset(seed=0, options={"index": 3})
+    assert env.step(answer_turn("Done.", "nothing"))[2]  # terminated
