@@ -31,8 +31,8 @@ sys.modules['arpo_inside.'+_m['entry']].main(_r,_w,_c)
 #: In the order they import each other.
 _MODULES = {
     "enter": ("sysapi", "wire", "enter"),
-    "supervisor": ("sysapi", "wire", "landlock", "seccomp", "clonefd", "capture", "tree", "cell", "session", "places",
-                   "census", "records", "judge", "supervisor"),
+    "supervisor": ("sysapi", "wire", "landlock", "seccomp", "holes", "clonefd", "clonemaps", "capture", "tree", "cell",
+                   "session", "places", "census", "records", "judge", "supervisor"),
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ _HEADER = struct.Struct(">B3xI")
 
 def _import_docker() -> Any:
     try:
-        import docker
+        import docker.errors  # not `docker` alone: without the SDK a folder of that name counts as a package
     except ImportError as error:
         raise ToolUnavailable("sandbox 'docker' needs the docker SDK; pip install 'arpo[docker]'") from error
     return docker

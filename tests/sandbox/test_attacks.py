@@ -5,11 +5,15 @@ An attack prints BREACH where it got through; what it prints otherwise does not 
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
-from arpo_env.errors import InfraError
+from arpo_env.errors import InfraError, ToolUnavailable
+from arpo_env.sandbox import bundle, factory, local
+from arpo_env.sandbox.local import LocalSandbox
 
-from .conftest import SECRET, Box
+from .conftest import LIMITS, SECRET, Box
 
 #: Attacks that are over by themselves: name -> code. ``{secret}`` is a readable file of the host.
 QUIET = {
@@ -620,8 +624,15 @@ _SOCKETS = (
 
 @pytest.mark.parametrize(
     "frame",
-    ["b'n' * 16 + bytes([2, 0, 0, 0, 0])", "bytes(21)", "b'x' * 21", "b'\\xff' * 10**5", 'b\'{"status": "ok"}\''],
-    ids=["another nonce", "zero", "x", "flood", "json"],
+    [
+        "b'n' * 16 + bytes([2, 0, 0, 0, 0])",
+        "b'n' * 16 + bytes([3]) + b'\\xff' * 4",
+        "bytes(21)",
+        "b'x' * 21",
+        "b'\\xff' * 10**5",
+        'b\'{"status": "ok"}\'',
+    ],
+    ids=["another nonce", "no errno", "zero", "x", "flood", "json"],
 )
 def test_forged_answers(box: Box, frame: str) -> None:
     """Whatever is written to the control channel without the nonce ends that session and touches no other."""
@@ -655,20 +666,38 @@ def test_stolen_nonce(box: Box) -> None:
     box.honest()
 
 
+#: The right nonce, and a number that no errno has: in the parent's report of a fork, and in the clone's hello.
+_NO_ERRNO_IN_THE_PARENT = (
+    "session = sys.modules['arpo_inside.session']\n"
+    "session.Runtime._fork = lambda self, nonce, order, fds: self.channel.report(nonce, 3, 2**32 - 1)"
+)
+_NO_ERRNO_IN_THE_CLONE = (
+    "import os\nsession = sys.modules['arpo_inside.session']\n"
+    "me, report = os.getpid(), session.Channel.report\n"
+    "def forged(self, nonce, code, number=0):\n"
+    "    report(self, nonce, *((code, number) if os.getpid() == me else (3, 2**32 - 1)))\n"
+    "session.Channel.report = forged"
+)
+
+
 @pytest.mark.parametrize(
     "tamper",
     [
         "import os\nos.chroot = lambda path: None\nos.fchdir = lambda fd: None\nos.chdir = lambda path: None",
         "sysapi.raw_setresuid = lambda uid: None\nimport os\nos.chdir = lambda path: None",
         "import os\nsysapi.raw_setresuid = lambda uid: os.setresuid(uid + 1, uid + 1, uid + 1)",
+        _NO_ERRNO_IN_THE_PARENT,
+        _NO_ERRNO_IN_THE_CLONE,
     ],
-    ids=["its parent's root", "its parent's user", "a stranger's user"],
+    ids=["its parent's root", "its parent's user", "a stranger's user", "a parent without errno", "without errno"],
 )
 def test_a_clone_is_what_it_was_told_to_be(box: Box, tamper: str) -> None:
-    """A clone that takes another root or user than it was given is refused."""
+    """A clone that takes another root or user than it was given is refused, and so is one that reports nonsense."""
     features = box.sandbox.server().features
-    if not features["own_roots"] or ("uid" in tamper and not features["own_users"]):
+    if ("chroot" in tamper and not features["own_roots"]) or ("uid" in tamper and not features["own_users"]):
         pytest.skip(f"{box.name}: clones share root or user by design")
+    bystander = box.session()
+    bystander.run("x = 1")
     session = box.session()
     session.run("import sys; sysapi = sys.modules['arpo_inside.sysapi']")
     session.run(tamper)
@@ -676,7 +705,29 @@ def test_a_clone_is_what_it_was_told_to_be(box: Box, tamper: str) -> None:
         session.fork()
     session.run("1")
     session.close()
+    assert bystander.run("x").output == "1\n"
     box.honest()
+
+
+@pytest.mark.parametrize("tamper", [_NO_ERRNO_IN_THE_PARENT, _NO_ERRNO_IN_THE_CLONE], ids=["parent", "clone"])
+def test_what_breaks_the_supervisor_costs_its_own_session_only(tamper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were there a mistake in how a session's bytes are handled: here one is planted."""
+    whole = bundle.modules
+    *others, (name, source) = whole("supervisor")
+    broken = source + "\ndef _reason(number):\n    raise OverflowError('planted')\n"
+    monkeypatch.setattr(local, "modules", lambda entry: [*others, [name, broken]] if entry == name else whole(entry))
+    try:
+        tier = factory.choose()
+    except ToolUnavailable as error:
+        pytest.skip(str(error))
+    with contextlib.closing(LocalSandbox(tier, preload=(), limits=LIMITS)) as sandbox:
+        bystander, session = sandbox.session(seed=0), sandbox.session(seed=0)
+        bystander.run("x = 1")
+        session.run("import sys\n" + tamper)
+        with pytest.raises(InfraError, match="planted"):
+            session.fork()
+        assert session.run("1 + 1").status in ("ok", "killed")
+        assert bystander.run("x").output == "1\n"
 
 
 def test_descriptors_sent_to_the_supervisor_are_not_kept(box: Box) -> None:

@@ -26,13 +26,19 @@ STEPS = [
     "1 / (x % 3)",
     "os.getcwd()",
     "keep.write(b'z'); keep.seek(0); keep.read()",
+    # three pages of a file, mapped to be written, to be read, and privately (where only what was written stays)
+    "grid[0] += 1; grid[600] += 2; float(grid.sum())",
+    "float(view.sum()), np.load('grid.npy')[[0, 600, 1200]].tolist()",
+    "own[600] += 1; own[[0, 600, 1200]].tolist()",
 ]
 START = (
     "import os, random, tempfile\nimport numpy as np\n"
     "x, items, table = 1, [1, 2, 3], {}\n"
     "gen = (i * i for i in range(10**6))\n"
     "def make():\n    n = 0\n    def step():\n        nonlocal n\n        n += 1\n        return n\n    return step\n"
-    "step = make()\nlog = open('log', 'w')\nkeep = tempfile.TemporaryFile()\nrng = np.random.default_rng(3)"
+    "step = make()\nlog = open('log', 'w')\nkeep = tempfile.TemporaryFile()\nrng = np.random.default_rng(3)\n"
+    "np.save('grid.npy', np.arange(1500.0))\n"
+    "grid, view, own = (np.load('grid.npy', mmap_mode=mode) for mode in ('r+', 'r', 'c'))"
 )
 program = st.lists(st.sampled_from(STEPS), max_size=5)
 few = settings(

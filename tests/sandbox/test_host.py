@@ -63,7 +63,7 @@ def test_missing_bubblewrap_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_docker_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("docker")
+    pytest.importorskip("docker.errors")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(ToolUnavailable, match=r"no Docker engine at unix:///nowhere/docker.sock.*DOCKER_HOST"):
         make_sandbox("docker").session(seed=0)
@@ -141,7 +141,8 @@ def test_a_killed_parent_leaves_no_container(box: Box) -> None:
 def test_gvisor_is_taken_where_the_engine_has_it(
     monkeypatch: pytest.MonkeyPatch, installed: list[str], asked: str | None, taken: str | None
 ) -> None:
-    docker: Any = pytest.importorskip("docker")
+    pytest.importorskip("docker.errors")
+    import docker
     from arpo_env.sandbox import docker as tier
 
     order: dict[str, Any] = {}

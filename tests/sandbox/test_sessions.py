@@ -173,6 +173,150 @@ def test_what_has_its_other_end_elsewhere_is_closed_in_the_clone(box: Box) -> No
     assert s.run("p.stdin.write(b'own'); p.stdin.close(); p.stdout.read()").output == "b'own'\n"
 
 
+_MAPS = {
+    "to be read": (
+        "import mmap\nopen('f', 'wb').write(b'.' * 9000)\nf = open('f', 'rb')\n"
+        "m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ); m[0]"
+    ),
+    "private": (  # its first page was written to, the second one only read, the third one not touched at all
+        "import mmap\nopen('f', 'wb').write(b'.' * 9000)\nf = open('f', 'rb')\n"
+        "m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY); m[1] = 65; m[4096]"
+    ),
+    "unlinked": (
+        "import mmap, os\nf = open('f', 'w+b'); f.write(b'.' * 9000); f.flush()\n"
+        "m = mmap.mmap(f.fileno(), 0); os.unlink('f')"
+    ),
+    "without a file": "import mmap\nm = mmap.mmap(-1, 9000); m[1] = 65",
+}
+
+
+@pytest.mark.parametrize("setup", _MAPS.values(), ids=_MAPS)
+def test_a_clone_has_its_own_maps(box: Box, setup: str) -> None:
+    """It shows its own file, now and later, and neither sees what the other one writes."""
+    s = box.session()
+    assert s.run(setup).ok
+    write = (
+        "if 'f' in dir():\n"
+        "    with open('f' if os.path.exists('f') else f'/proc/self/fd/{f.fileno()}', 'r+b') as g:\n"
+        "        for at in (0, 4096, 8192): g.seek(at); g.write(b'%c')\n"
+        "else: m[8192] = ord('%c')\n"
+    )
+    look = "[chr(m[at]) for at in (0, 1, 4096, 4097, 8192)]"
+    s.run("import os")
+    a, b = s.fork(), s.fork()
+    before = s.run(look).output
+    mine = s.run(write.replace("%c", "S") + look).output
+    assert mine != before
+    assert [c.run(look).output for c in (a, b)] == [before, before]
+    assert a.run(write.replace("%c", "A") + look).output == mine.replace("S", "A")
+    c = a.fork()
+    assert a.run(write.replace("%c", "B") + look).output == mine.replace("S", "B")
+    assert [x.run(look).output for x in (s, b, c)] == [mine, before, mine.replace("S", "A")]
+
+
+def test_a_library_in_the_folder_is_the_clones_own(box: Box) -> None:
+    s = box.session()
+    loaded = s.run(
+        "import ctypes, mmap, os, re, shutil\n"
+        "libm = re.search(r'/\\S*/libm[.-]\\S*', open('/proc/self/maps').read())[0]\n"
+        "shutil.copy(libm, 'own.so'); lib = ctypes.CDLL('./own.so'); lib.cos.restype = ctypes.c_double\n"
+        "lib.cos(ctypes.c_double(0))"
+    )
+    if "failed to map segment" in loaded.output:
+        pytest.skip(f"{box.name}: no code can be run from the session's directory")
+    assert loaded.output == "1.0\n"
+    look = (
+        "info = os.stat('own.so')\n"
+        "own = f'{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x} {info.st_ino} '\n"
+        "lines = [line for line in open('/proc/self/maps') if line.endswith('own.so\\n')]\n"
+        "all(own in line for line in lines), [line.split()[1] for line in lines], lib.cos(ctypes.c_double(0))"
+    )
+    c = s.fork()
+    result = c.run(look)
+    assert result.output.startswith("(True, ["), result
+    assert result == s.run(look)
+    assert c.fork().run(look) == result
+
+
+def test_a_clone_has_its_own_counters_and_input(box: Box) -> None:
+    s = box.session()
+    setup = (
+        "import os, select\n"
+        "e = os.eventfd(3, os.EFD_NONBLOCK); twin = os.dup(e)\n"
+        "slow = os.eventfd(2, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)\n"
+        "open('in', 'w').write('one\\ntwo\\nthree\\n'); f = open('in'); os.dup2(f.fileno(), 0); os.read(0, 4)\n"
+        "watcher = select.epoll(); r, w = os.pipe()\n"
+        "watcher.register(r, select.EPOLLIN); watcher.register(e, select.EPOLLIN)\n"
+    )
+    assert s.run(setup).ok
+    look = (
+        "def tried(read, fd):\n    try: return read(fd)\n    except OSError as error: return error.strerror\n"
+        "os.write(w, b'x'); os.eventfd_write(twin, 4)\n"
+        "(os.read(0, 4), sorted(fd == r for fd, _ in watcher.poll(0)), os.read(r, 9), tried(os.eventfd_read, e), "
+        "tried(os.eventfd_read, slow), len(watcher.poll(0)))"
+    )
+    c = s.fork()
+    first = s.run(look)
+    assert first.output == "(b'two\\n', [False, True], b'x', 7, 1, 0)\n"
+    assert c.run(look) == first
+    assert c.fork().run(look) == c.run(look)
+
+
+def test_what_cannot_be_cloned_is_a_bad_descriptor_in_the_clone(box: Box) -> None:
+    s = box.session()
+    assert s.run("import ctypes, os\nfd = ctypes.CDLL(None).inotify_init1(os.O_NONBLOCK)").ok
+    c = s.fork()
+    assert "Bad file descriptor" in c.run("os.read(fd, 100)").output
+    assert "temporarily unavailable" in s.run("os.read(fd, 100)").output
+    assert c.run("new = open('f', 'w').fileno(); new != fd").output == "True\n"  # its number was not given away
+
+
+def test_a_clone_writes_into_its_own_output(box: Box) -> None:
+    """Also through a second descriptor of it, and when the first one is redirected at the moment of the fork."""
+    s = box.session()
+    s.run("import os\nkept = os.dup(1); log = open('log', 'w'); _ = os.dup2(log.fileno(), 1)")
+    c = s.fork()
+    for x, name in ((c, "clone"), (s, "parent")):
+        assert x.run(f"os.write(1, b'{name}'); os.write(kept, b'{name}\\n');").output == f"{name}\n"
+    for x, name in ((c, "clone"), (s, "parent")):
+        assert x.run("_ = os.dup2(kept, 1); open('log').read()").output == f"'{name}'\n"
+
+
+def test_holes_stay_holes_in_the_clone(box: Box) -> None:
+    """Files that take no room fit into the clone, as they fitted into its parent; and more fits into both."""
+    s = box.session()
+    setup = (
+        "import os, tempfile\n"
+        "for name in 'abc':\n"
+        "    with open(name, 'wb') as f: f.truncate(3 * 2**20); f.seek(2**20); f.write(b'x' * 5000)\n"
+        "gone = tempfile.TemporaryFile(); gone.truncate(3 * 2**20); gone.seek(2**20); gone.write(b'y'); gone.flush()"
+    )
+    assert s.run(setup).ok
+    c = s.fork()
+    look = (
+        "whole = open('a', 'rb').read(); gone.seek(0)\n"
+        "len(whole), whole.strip(b'\\0') == b'x' * 5000, whole.find(b'x'), os.stat('c').st_blocks * 512 < 2**17, "
+        "gone.read().find(b'y'), gone.tell(), open('more', 'wb').write(b'z' * 2**21)"
+    )
+    assert c.run(look).output == f"({3 * 2**20}, True, {2**20}, True, {2**20}, {3 * 2**20}, {2**21})\n"
+    assert s.run(look) == c.run(look)
+
+
+def test_extended_attributes_are_cloned(box: Box) -> None:
+    s = box.session()
+    setup = (
+        "import os\nos.mkdir('d'); open('f', 'w').close()\n"
+        "for path in 'df': os.setxattr(path, 'user.note', path.encode())\nos.chmod('f', 0o400)"
+    )
+    if "not supported" in (result := s.run(setup)).output:
+        pytest.skip(f"{box.name}: this file system has no extended attributes")
+    assert result.ok, result
+    c = s.fork()
+    assert c.run("[os.getxattr(path, 'user.note') for path in 'df']").output == "[b'd', b'f']\n"
+    c.run("os.setxattr('d', 'user.note', b'other')")
+    assert s.run("os.getxattr('d', 'user.note')").output == "b'd'\n"
+
+
 def test_a_fork_that_fails_in_the_clone_costs_the_parent_nothing(box: Box) -> None:
     """As when more waits in a pipe than the clone's may hold, because the user's pipes have had their share."""
     s = box.session()
@@ -264,6 +408,21 @@ def test_a_child_that_a_cell_forks_ends_with_the_cell(box: Box) -> None:
         assert s.run("x").output == "1\n"
     result = s.run("os.read(r, 1), x")  # the end of the pipe: nobody holds its other end any more
     assert (result.status, result.output) == ("ok", "(b'', 1)\n")
+    ends = (
+        "import atexit, sys\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    f = open('unflushed', 'w'); f.write('written'); atexit.register(print, 'goodbye')\n"
+        "    %s\n"
+        "code = os.WEXITSTATUS(os.waitpid(pid, 0)[1]); print(code, open('unflushed').read())\n"
+    )
+    for end, said in (("sys.exit(7)", "goodbye\n7"), ("sys.exit('why')", "why\ngoodbye\n1")):
+        assert s.run(ends % end).output == f"{said} written\n"
+    raised = s.run(ends % "1 / 0").output
+    assert "ZeroDivisionError" in raised
+    assert raised.endswith("goodbye\n1 written\n")
+    assert s.run("if os.fork() == 0: atexit.register(lambda: [0 for _ in iter(int, 1)])").ok  # it never ends, and
+    assert s.run("1 + 1").output == "2\n"  # nobody waits for it
 
 
 @pytest.mark.parametrize("field", ["seconds", "memory_bytes", "output_chars", "file_bytes", "processes"])

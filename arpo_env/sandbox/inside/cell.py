@@ -143,16 +143,24 @@ class Interpreter:
             raise KeyboardInterrupt("the cell ran out of time")
 
     def run(self, code: str) -> int:
-        """Run one cell; everything it shows goes to descriptors 1 and 2. Returns OK, ERROR or INTERRUPTED."""
+        """Run one cell; everything it shows goes to descriptors 1 and 2. Returns OK, ERROR or INTERRUPTED.
+
+        Raises:
+            SystemExit: in a child that the cell forked, which is to end with this status.
+        """
         self.count += 1
         self.interrupted = False
         status = ERROR
+        me = os.getpid()
         try:
             try:
                 self.running = True
                 self._execute(code, f"<cell {self.count}>")
                 status = OK
             except SystemExit as stop:
+                if os.getpid() != me:
+                    self.flush()
+                    raise
                 status = OK if stop.code in (None, 0) else ERROR
                 if stop.code not in (None, 0):
                     self._say(f"SystemExit: {stop.code}\n")

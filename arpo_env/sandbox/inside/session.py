@@ -25,7 +25,7 @@ import threading
 import warnings
 from typing import Any
 
-from . import cell, clonefd, landlock, seccomp, sysapi, wire
+from . import cell, clonefd, clonemaps, landlock, seccomp, sysapi, wire
 
 #: A request: length of what follows, nonce, operation. A report: nonce, code, errno.
 REQUEST = struct.Struct(">I16sB")
@@ -90,9 +90,15 @@ class Runtime:
         self.config = config
         self.interpreter = cell.Interpreter()
         self.is_zygote = True
+        self.output = (-1, -1)  # the inode of the pipe that is this session's output
 
     def loop(self) -> None:
-        """Serve until the supervisor hangs up. In a forked child this is entered anew, on its own channel."""
+        """Serve until the supervisor hangs up. In a forked child this is entered anew, on its own channel.
+
+        Raises:
+            SystemExit: in a child that a cell forked. Nothing above catches it, so that the interpreter ends there as
+                it does after a script: with its exit handlers, its open files written, and its status.
+        """
         while True:
             try:
                 nonce, operation, payload, fds = self.channel.receive()
@@ -102,7 +108,7 @@ class Runtime:
                 me = os.getpid()
                 status = self.interpreter.run(payload.decode("utf-8", "surrogatepass"))
                 if os.getpid() != me:  # the cell forked, and this is the child: it is over with its cell, as a
-                    os._exit(status)  # script's would be at its end; the session goes on in the parent alone
+                    sys.exit(int(status != cell.OK))  # script's would be at its end; the session goes on in the parent
                 self.channel.report(nonce, DONE, status)
             elif operation == FORK:
                 self._fork(nonce, json.loads(payload), fds)
@@ -111,16 +117,18 @@ class Runtime:
         alone = _is_alone()
         state = None if alone else random.getstate()  # os.fork reseeds it
         held: list[clonefd.Held] = []
-        saved: dict[int, bytes] = {}
+        saved: dict[int, clonefd.Saved] = {}
+        maps: list[clonemaps.Map] = []
         self.interpreter.flush()
         sync_r, sync_w = os.pipe2(os.O_CLOEXEC)
         try:
-            if not self.is_zygote:
-                keep = {self.channel.fd, HOME_FD, sync_r, sync_w, *fds}
-                held = clonefd.inventory(keep)
-                saved = clonefd.save_deleted(held)
             cwd = "" if self.is_zygote else os.readlink("/proc/self/cwd")
             base = os.readlink(f"/proc/self/fd/{HOME_FD}") if order["root"] is False and cwd else ""
+            if not self.is_zygote:
+                keep = {self.channel.fd, HOME_FD, sync_r, sync_w, *fds}
+                held = clonefd.inventory(keep, self.output)
+                saved = clonefd.save_deleted(held)
+                maps = clonemaps.inventory(base or os.path.dirname(order["home"]))
             pid = sysapi.fork_sibling() if alone else _fork_with_threads()
         except OSError as error:
             for fd in (sync_r, sync_w, *fds):
@@ -148,11 +156,18 @@ class Runtime:
                 cwd = _moved(cwd, base, own)
                 for h in held:
                     h.path = _moved(h.path, base, own)
+                for m in maps:
+                    m.path = _moved(m.path, base, own)
             try:
                 os.chdir(cwd or order["home"])
             except OSError:  # it was removed, and the clone cannot stand in a directory without a name
                 os.chdir(order["home"])
-            clonefd.detach(held, saved)
+            out = fds[1]
+            if held:
+                clonefd.detach(held, saved, out)
+            if maps:
+                clonemaps.detach(maps, held)
+            os.close(out)
             if fresh:
                 _seed(order["seed"])
             elif state is not None:
@@ -171,9 +186,10 @@ class Runtime:
         sock, out, root, *_ = fds
         os.setsid()
         self.channel.replace(sock)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.close(out)
+        for fd in (1, 2):
+            if self.is_zygote or clonefd.inode(fd) == self.output:  # else its parent has redirected or closed it
+                os.dup2(out, fd)
+        self.output = clonefd.inode(out)
         if order["root"]:
             os.fchdir(root)
             os.close(root)

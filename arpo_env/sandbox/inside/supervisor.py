@@ -179,7 +179,18 @@ class Supervisor:
             while self.deadlines and self.deadlines[0][0] <= now:
                 _, _, late, token = heapq.heappop(self.deadlines)
                 if late.token == token:
-                    self._on_deadline(late)
+                    self._guard(late, self._on_deadline)
+
+    def _guard(self, who: Session, handle: Callable[..., None], *args: Any) -> None:
+        """``handle(who, *args)``, which works on what a session did. Should that break it, only ``who`` is lost."""
+        try:
+            handle(who, *args)
+        except Exception as error:
+            why = f"the interpreter did what its supervisor has no answer to ({type(error).__name__}: {error})"
+            if who.sid in self.births:
+                self._fail_birth(who, why, blameless=True)
+            elif who.state != "dead":
+                self._lose(who, why)
 
     def _deadline(self, target: Session, seconds: float) -> None:
         target.token = next(self.count)
@@ -312,7 +323,7 @@ class Supervisor:
         target.capture = Capture(target.limits["output_chars"])
         target.nonce = secrets.token_bytes(16)
         target.state = "running"
-        self.poll.register(target.out, selectors.EVENT_READ, lambda _mask: self._on_output(target))
+        self.poll.register(target.out, selectors.EVENT_READ, lambda _mask: self._guard(target, self._on_output))
         self._tell(target.process, target.nonce, session.RUN, order["code"].encode("utf-8", "surrogatepass"))
         self._deadline(target, order["seconds"])
 
@@ -379,7 +390,9 @@ class Supervisor:
             )  # fmt: skip
         birth = Birth(child, parent, done, may_chroot=own_roots, may_setuid=own_users)
         self.births[child.sid] = birth
-        self.poll.register(child.process.sock, selectors.EVENT_READ, lambda mask: self._on_session(child, mask))
+        self.poll.register(
+            child.process.sock, selectors.EVENT_READ, lambda mask: self._guard(child, self._on_session, mask)
+        )
         self._deadline(child, FORK_SECONDS)
         if parent is not None:
             parent.owed.add(child.nonce)
@@ -388,7 +401,7 @@ class Supervisor:
     def _on_hello(self, child: Session, code: int, pid: int, number: int) -> None:
         birth = self.births.get(child.sid)
         if birth is None or code != session.HELLO:
-            why = f"the interpreter could not be forked: {os.strerror(number)} in the clone"
+            why = f"the interpreter could not be forked: {_reason(number)} in the clone"
             self._fail_birth(child, why, blameless=True)
             return
         child.process.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
@@ -486,7 +499,7 @@ class Supervisor:
             return
         for birth in list(self.births.values()):
             if birth.parent is parent and birth.child.nonce == nonce:
-                self._fail_birth(birth.child, f"the interpreter could not be forked: {os.strerror(number)}")
+                self._fail_birth(birth.child, f"the interpreter could not be forked: {_reason(number)}")
 
     def _on_done(self, who: Session, number: int) -> None:
         self._silence(who)
@@ -752,9 +765,9 @@ class Supervisor:
             if who is not None and who.process.pid == pid:
                 # Its last report may still be in the socket: that one counts first.
                 who.ended = status
-                self._on_session(who, selectors.EVENT_READ)
+                self._guard(who, self._on_session, selectors.EVENT_READ)
                 if who.process.pid == pid and who.state != "dead":
-                    self._on_death(who, status)
+                    self._guard(who, self._on_death, status)
 
     def _on_zygote(self, _mask: int) -> None:
         try:
@@ -771,13 +784,18 @@ class Supervisor:
             if code == session.FAILED:
                 for birth in list(self.births.values()):
                     if birth.parent is None and birth.child.nonce == nonce:
-                        self._fail_birth(birth.child, f"no interpreter could be forked: {os.strerror(number)}")
+                        self._fail_birth(birth.child, f"no interpreter could be forked: {_reason(number)}")
 
     def _on_gate(self, _mask: int) -> None:
         assert self.gate is not None
         request = seccomp.receive(self.gate)
         if request is not None:
             self.judge.decide(request)
+
+
+def _reason(number: int) -> str:
+    """What an errno says. ``number`` comes out of a session, so it may be anything that fits into 32 bits."""
+    return os.strerror(number) if number in errno.errorcode else f"error {number}"
 
 
 def main(rfd: int, wfd: int, config: dict[str, Any]) -> None:

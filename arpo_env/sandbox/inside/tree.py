@@ -11,6 +11,8 @@ import errno
 import os
 import stat
 
+from . import holes
+
 MAX_ENTRIES, MAX_DEPTH = 4096, 40
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -56,6 +58,7 @@ def _copy(
                 outer = os.open(name, _DIR, dir_fd=target)
                 undo.callback(os.close, outer)
                 _copy(inner, outer, owner, budget, depth + 1, links)
+                _copy_attributes(inner, outer)
                 _dress(outer, info, owner)
         elif stat.S_ISREG(info.st_mode):
             if info.st_nlink > 1 and info.st_ino in links:
@@ -83,6 +86,20 @@ def _dress(fd: int, like: os.stat_result, owner: tuple[int, int] | None) -> None
     os.utime(fd, ns=(like.st_atime_ns, like.st_mtime_ns))
 
 
+def _copy_attributes(source: int, target: int) -> None:
+    """Extended attributes that a user may set; the others (``security.`` …) say what a file may do."""
+    try:
+        names = os.listxattr(source)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:  # this file system has none
+            return
+        raise
+    for name in names:
+        if name.startswith("user."):
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile by a process of the session
+                os.setxattr(target, name, os.getxattr(source, name))
+
+
 def _copy_file(
     name: str, source: int, target: int, info: os.stat_result, owner: tuple[int, int] | None
 ) -> None:  # fmt: skip
@@ -91,13 +108,9 @@ def _copy_file(
     try:
         w = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
-            while True:
-                block = os.read(r, 2**20)
-                if not block:
-                    break
-                view = memoryview(block)
-                while view:
-                    view = view[os.write(w, view) :]
+            now = os.fstat(r)
+            holes.fill(w, holes.blocks(r, now), now.st_size)
+            _copy_attributes(r, w)
             _dress(w, info, owner)
         finally:
             os.close(w)
