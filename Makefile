@@ -7,13 +7,16 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 # The real vLLM wants an environment of its own: it pins torch and transformers more tightly than we do.
 VLLM_VENV := .venv-vllm
+# The environments alone, as `pip install arpo` gives them: no torch, none of the extras.
+LIGHT_VENV := .venv-light
 
-.PHONY: help setup model demo test test-fast setup-vllm test-vllm lint types clean
+.PHONY: help setup model demo test test-fast setup-vllm test-vllm setup-light test-light lint types clean
 
 help:
 	@echo "make demo       train a real model on deep search (10 to 15 minutes on two cores), report in $(RUN)/report.html"
 	@echo "make test       ruff, mypy and every test that this machine can run"
 	@echo "make test-fast  the quick tests only"
+	@echo "make test-light the environments and the sandbox without torch or any extra, in $(LIGHT_VENV)"
 	@echo "make test-vllm  set up vLLM's CPU build in $(VLLM_VENV) (once; 3.5 GB), then the tests of its engines"
 
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -60,5 +63,15 @@ test-vllm: setup-vllm
 	@$(VLLM_VENV)/bin/python -m arpo_algo.models
 	$(VLLM_VENV)/bin/python -m pytest -q tests/vllm
 
+$(LIGHT_VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LIGHT_VENV)
+	$(LIGHT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout pytest-xdist hypothesis
+	@touch $@
+
+setup-light: $(LIGHT_VENV)/.done
+
+test-light: setup-light
+	$(LIGHT_VENV)/bin/python -m pytest -q -n 2 -m "not slow and not model and not docker" tests/env tests/sandbox
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(LIGHT_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -43,6 +43,8 @@ def options_for(env_id: str, folder: Path) -> dict[str, Any]:
 def test_make_vec(env_id: str, mode: str, tmp_path: Path) -> None:
     if env_id == "ARPO-Math-v0":
         needs_python()
+    if env_id == "ARPO/GSM8K-v0":
+        pytest.importorskip("math_verify", reason="needs the extra suites")
     own = {"shared_memory": False} if mode == "async" else {}  # texts have no shared memory
     envs = gymnasium.make_vec(env_id, 2, mode, vector_kwargs=own, **options_for(env_id, tmp_path))
     questions, _ = envs.reset(seed=0)
@@ -121,6 +123,8 @@ def test_types_over_a_file(option: dict[str, Any], said: str, tmp_path: Path) ->
     ],
 )
 def test_types_of_what_an_id_takes_itself(env_id: str, option: dict[str, Any]) -> None:
+    if env_id == "ARPO-Web-v0":
+        pytest.importorskip("httpcore2", reason="needs the extra web")
     with pytest.raises(ConfigError, match=rf"^{env_id}: the option {next(iter(option))} must be of type"):
         gymnasium.make(env_id, **option)
 
