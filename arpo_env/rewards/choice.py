@@ -6,17 +6,21 @@ import re
 from collections.abc import Sequence
 
 from arpo_env.rewards.base import Verdict
-from arpo_env.rewards.qa import exact_match, normalise
+from arpo_env.rewards.qa import check_golds, exact_match, normalise
 
 # "B", "(b)", "B.", "B) 42", "Option B: 42", "\text{(B)}"; not "Bees", not "B and C".
+# Quantifiers that give nothing back: those that may share a run of blanks would take quadratic time over it.
 _LETTER = re.compile(
-    r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:(?:option|choice|answer)\s*:?\s*)?"
-    r"(?:\(\s*([a-z])\s*\)|([a-z])(?=\s*[).:}]|\s*$))(?P<rest>.*)$",
+    r"\s*+(?:\\(?:text|textbf|mathrm|mathbf)\s*+\{\s*+)?+(?:(?:option|choice|answer)\s*+(?::\s*+)?+)?+"
+    r"(?:\(\s*+([a-z])\s*+\)|([a-z])(?=\s*+(?:[).:}]|$)))(?P<rest>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
 
 # A second option after the first: "… or C", "B C", "B, C", "B/C".
 _SECOND = re.compile(r"\b(?:or|and)\b\W*[a-z]\b\W*$|^\W*[a-z]\b\W*$|[,/]\s*\(?[a-z]\b\)?", re.IGNORECASE)
+
+#: Longer answers are refused unread.
+MAX_CHARS = 5000
 
 
 def option_letter(text: str) -> str | None:
@@ -39,6 +43,9 @@ def choice_equal(answer: str, golds: Sequence[str]) -> Verdict:
     Raises:
         ConfigError: no golds, or a bare string in their place.
     """
+    check_golds(golds)
+    if len(answer) > max(MAX_CHARS, 4 * max(map(len, golds))):
+        return Verdict(0.0, f"answer of {len(answer)} characters is too long")
     if exact_match(answer, golds):
         return Verdict(1.0, "same text")
     letter = option_letter(answer)

@@ -21,8 +21,8 @@ from arpo_env.rewards.base import Verdict
 from arpo_env.search.cache import Cassette, arguments_key
 from arpo_env.shared import Shared
 
-#: Part of every cached verdict's key: change it with the wording below.
-PROMPT_VERSION = "1"
+#: Part of every cached verdict's key: change it with the wording below, and with how texts are put into it.
+PROMPT_VERSION = "2"
 _SYSTEM = (
     "You compare a predicted answer with the accepted answers to a question. The prediction is right when it means the "
     "same as one of them: other wording, spelling, order, units or precision do not matter where the meaning stays the "
@@ -33,6 +33,8 @@ _SYSTEM = (
 _ASK = (
     "Question:\n<<<\n{question}\n>>>\n\nAccepted answers:\n<<<\n{golds}\n>>>\n\nPredicted answer:\n<<<\n{answer}\n>>>"
 )
+#: Two signs before a third: the two that a blank has to follow.
+_MARKS = re.compile(r"<<(?=<)|>>(?=>)")
 _VERDICT = re.compile(r"judge?ment\W*\b(correct|incorrect)\b\W*$", re.IGNORECASE)
 #: Longer predictions are wrong unread: an answer is short, and a judge's context is not free.
 MAX_CHARS = 4000
@@ -97,8 +99,8 @@ class LLMJudge(Shared):
 
 
 def _inert(text: str) -> str:
-    """``text`` without the marks that frame it."""
-    return text.replace("<<<", "< < <").replace(">>>", "> > >")
+    """``text`` without the marks that frame it, however long a run of them it holds (``a << b`` stays)."""
+    return _MARKS.sub(r"\g<0> ", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ _SCIENTIFIC = re.compile(
 )
 _PLAIN = re.compile(_SIGNED)
 _IRRATIONAL = re.compile(r"\\sqrt\s*\{\s*(?P<radicand>[^{}]*)\s*\}|(?P<pi>\\pi|pi(?![a-z]))")
-_ASSIGNMENT = re.compile(r"^([a-zA-Z](?:_\{?\w\}?)?|\\[a-z]+|[a-zA-Z]\([a-zA-Z]\))\s*(?:=|\\approx)\s*(?=\S)")
+_ASSIGNMENT = re.compile(r"^([a-zA-Z](?:_\{?\w\}?)?|\\(?!pi\b)[a-z]+|[a-zA-Z]\([a-zA-Z]\))\s*(?:=|\\approx)\s*(?=\S)")
 _BASE = re.compile(r"^(?P<sign>[+-]?)(?P<digits>[0-9A-Fa-f]+)\s*_\s*\{?\s*(?P<base>\d{1,2})\s*\}?$")
 _CURRENCY = re.compile(r"^(?P<sign>[+-]?)\s*(?:\\?(?P<symbol>[$€£¥]))\s*(?P<rest>.+)$", re.DOTALL)
 _TO_TWENTY = (
@@ -43,8 +43,8 @@ _TO_TWENTY = (
     "seventeen eighteen nineteen twenty"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {word: value for value, word in enumerate(_TO_TWENTY.split())}
-_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
+NUMBER_WORDS = {word: value for value, word in enumerate(_TO_TWENTY.split())}
+NUMBER_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
 _COMPOUND = re.compile(rf"({'|'.join(_TENS.split())})[- ]({'|'.join(_TO_TWENTY.split()[1:10])})")
 
 
@@ -180,11 +180,11 @@ def _bare(text: str) -> Number | None:
         text = text[1:-1].strip()
     if not text:
         return None
-    if text.lower() in _WORDS:
-        return Number(Fraction(_WORDS[text.lower()]))
+    if text.lower() in NUMBER_WORDS:
+        return Number(Fraction(NUMBER_WORDS[text.lower()]))
     compound = _COMPOUND.fullmatch(text.lower())
     if compound:
-        return Number(Fraction(_WORDS[compound[1]] + _WORDS[compound[2]]))
+        return Number(Fraction(NUMBER_WORDS[compound[1]] + NUMBER_WORDS[compound[2]]))
     return _plain(text) or _ratio(text) or _scientific(text) or _irrational(text)
 
 
@@ -214,7 +214,7 @@ def _measured(text: str) -> Number | None:
             return scaled
         unit = parse_unit(rest)
         return None if unit is None else replace(scaled, unit=unit)
-    unit = parse_unit(tail)
+    unit = None if tail.lower() in NUMBER_WORDS else parse_unit(tail)  # "5 six" is no five of a thing
     return None if unit is None else replace(number, unit=unit)
 
 

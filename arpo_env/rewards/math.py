@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 from arpo_env.errors import ConfigError
 from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.inequalities import as_interval, is_interval
+from arpo_env.rewards.joined import is_list, joins, split_sides
 from arpo_env.rewards.latex import balanced, clean, flatten
-from arpo_env.rewards.literals import Number, numbers_equal, parse_number
+from arpo_env.rewards.literals import NUMBER_WORDS, Number, numbers_equal, parse_number
 from arpo_env.rewards.math_verify_pool import MathVerifyPool
 from arpo_env.rewards.qa import tokens
 
@@ -40,6 +42,7 @@ _pool = MathVerifyPool()
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'’. -]*(?:[ '’.-]+[^\W\d_]+)*\.?")
 _NAME = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\)")
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_TEXT_NUMBER = re.compile(rf"\\text\{{[^{{}}]*(?:\d|\b(?:{'|'.join(NUMBER_WORDS)})\b)")
 _TOWER = re.compile(r"\d+(?:\^\d+){2,}")
 _NAMED = re.compile(r"\s*([a-zA-Z](?:_\{?\w\}?)?)\s*=")
 _NOTHING = frozenset(("emptyset", "varnothing", "{}", "empty set", "no solution", "no solutions", "none"))
@@ -129,7 +132,7 @@ def _math_equal(answer: str, gold: str) -> Verdict:
         return Verdict(0.0, "prose, not a final answer")
     if "boxed" in answer_latex:
         return Verdict(0.0, "more than one final answer")
-    if re.search(r"\\text\{[^{}]*\d", answer_latex) and not re.search(r"\\text\{[^{}]*\d", gold_latex):
+    if _TEXT_NUMBER.search(answer_latex) and not _TEXT_NUMBER.search(gold_latex):
         return Verdict(0.0, "numbers inside prose")
     if _depth(answer_latex) > MAX_DEPTH:
         return Verdict(0.0, f"brackets nested deeper than {MAX_DEPTH}")
@@ -141,9 +144,16 @@ def _math_equal(answer: str, gold: str) -> Verdict:
             break
     if "=" not in gold_latex:
         answer_latex = _values_of_one_name(answer_latex)
-    if len(_split_top(answer_latex)) > 1 and "=" not in gold_latex:
-        return _sides(answer_latex, gold)
-    outcome = _pool.compare(_for_math_verify(gold_latex), _for_math_verify(answer_latex))
+    allowed = joins(gold_latex) | ({"list"} if want is None and is_list(gold_latex) else set())
+    if joins(answer_latex) - allowed:
+        return Verdict(0.0, "more than one answer, or one under conditions")
+    decided = _chain(answer_latex, gold)
+    if decided is not None:
+        return decided
+    rounding = Fraction(0)
+    if want is not None and want.places and want.digits >= 3 and not want.percent and want.unit is None:
+        rounding = want.step() / 2  # a gold such as 2.41 stands for what rounds to it, as among literals
+    outcome = _pool.compare(_for_math_verify(gold_latex), _for_math_verify(answer_latex), rounding)
     return Verdict(float(outcome == "equal"), _REASONS[outcome])
 
 
@@ -175,29 +185,38 @@ def _values_of_one_name(latex: str) -> str:
     return ", ".join(_NAMED.sub("", part).strip() for part in parts)
 
 
-def _split_top(latex: str) -> list[str]:
-    """The sides of an equation: split at each = outside braces (not at the k=1 of a sum)."""
-    sides, depth, start = [], 0, 0
-    for i, char in enumerate(latex):
-        depth += (char == "{") - (char == "}")
-        if char == "=" and depth == 0 and latex[i - 1 : i] not in ("<", ">", "!", ":"):
-            sides.append(latex[start:i].strip())
-            start = i + 1
-    return [*sides, latex[start:].strip()]
+def _chain(answer: str, gold: str) -> Verdict | None:
+    r"""Decide a chain of sides ("x = v", "2+4 = 6", "\frac{10}{3} \approx 3.33"); None where Math-Verify has to.
 
-
-def _sides(answer: str, gold: str) -> Verdict:
-    """For "x = v" and "2+4 = 6": what stands before may be a name; every other side has to equal the gold.
-
-    Math-Verify takes the last side for the answer, so that "5 = 6" would pass for 6.
+    It takes one side for the answer, so that "5 = 6" would pass for 6, and "5 \approx 8" for 5. Here every side has to
+    equal the gold, but for a name in front, and for what an exact side before it rounds to.
     """
-    first, *rest = _split_top(answer)
-    sides = rest if _NAME.fullmatch(first) or not re.search(r"\d", first) else [first, *rest]
-    for side in sides:
+    (first, *rest), signs = split_sides(answer)
+    gold_latex = clean(gold)
+    gold_signs = split_sides(gold_latex)[1]
+    about, gold_about = ([sign != "=" for sign in found] for found in (signs, gold_signs))
+    if not signs:
+        return None
+    if gold_signs and any(about) <= any(gold_about) and (len(signs) <= len(gold_signs) or is_list(gold_latex)):
+        return None  # equations beside equations
+    if len(gold_signs) > 1 or (gold_signs and is_list(gold_latex)):
+        return Verdict(0.0, "more sides than the gold")
+    if gold_signs and (signs[0] == "=" or _NAME.fullmatch(first)):
+        sides = [f"{first}={side}" for side in rest]
+    elif not gold_signs and _is_label(first):
+        sides = rest
+    else:
+        sides, about = [first, *rest], [False, *about]
+    for number, (side, rounded) in enumerate(zip(sides, about, strict=True)):
         verdict = math_equal(side, gold)
-        if verdict.score < 1.0:
+        if verdict.score < 1.0 and not (number and rounded and side and math_equal(gold, side).score == 1.0):
             return Verdict(0.0, f"{side[:60]!r}: {verdict.reason}")
-    return Verdict(1.0, "every side is equal") if sides else Verdict(0.0, "an equation without sides")
+    return Verdict(1.0, "every side is equal")
+
+
+def _is_label(side: str) -> bool:
+    """Whether what stands before a sign only names the answer ("x", "f(x)", "Area")."""
+    return bool(_NAME.fullmatch(side)) or not (any(map(str.isnumeric, side)) or parse_number(side))
 
 
 def _for_math_verify(latex: str) -> str:

@@ -7,6 +7,7 @@ one C call.
 from __future__ import annotations
 
 import importlib.util
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +25,8 @@ class MathVerifyPool(WorkerPool):
     def __init__(self, *, size: int | None = None, seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
         super().__init__(_SCRIPT, size=size, seconds=seconds, memory_bytes=memory_bytes)
 
-    def compare(self, gold: str, answer: str) -> Outcome:
-        """How ``answer`` stands to ``gold`` (both LaTeX, without delimiters).
+    def compare(self, gold: str, answer: str, rounding: Fraction = Fraction(0)) -> Outcome:
+        """How ``answer`` stands to ``gold`` (both LaTeX, without delimiters); numbers may differ by ``rounding``.
 
         Raises:
             ToolUnavailable: math-verify is not installed.
@@ -34,7 +35,7 @@ class MathVerifyPool(WorkerPool):
         if importlib.util.find_spec("math_verify") is None:
             raise ToolUnavailable("this answer needs Math-Verify, which is not installed: pip install 'arpo[tasks]'")
         try:
-            reply = self.ask({"gold": gold, "answer": answer})
+            reply = self.ask({"gold": gold, "answer": answer, "rounding": str(rounding)})
         except WorkerLost as lost:
             return lost.reason
         if "error" in reply:

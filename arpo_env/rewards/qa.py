@@ -116,7 +116,11 @@ def normalise(text: str) -> str:
     return " ".join(tokens(text))
 
 
-def _check(golds: Sequence[str]) -> None:
+def check_golds(golds: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: no golds, or a bare string in their place.
+    """
     if isinstance(golds, str):
         raise ConfigError(f"golds must be a sequence of answers, got the string {golds[:60]!r}; pass [gold]")
     if not golds:
@@ -129,7 +133,7 @@ def exact_match(answer: str, golds: Sequence[str]) -> bool:
     Raises:
         ConfigError: no golds, or a bare string in their place.
     """
-    _check(golds)
+    check_golds(golds)
     got = tokens(answer)
     return bool(got) and any(got == tokens(gold) for gold in golds)
 
@@ -153,7 +157,7 @@ def f1(answer: str, golds: Sequence[str]) -> float:
     Raises:
         ConfigError: no golds, or a bare string in their place.
     """
-    _check(golds)
+    check_golds(golds)
     got = tokens(answer)
     return max(_f1(got, tokens(gold)) for gold in golds)
 

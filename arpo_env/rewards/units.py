@@ -89,7 +89,7 @@ _FRACTIONS = frozenset(f"{word}{s}" for word in _ORDINALS.split() for s in ("", 
 _NOT_THINGS = (
     "pi sqrt sin cos tan sec csc cot log ln exp mod and or plus minus times over divided squared cubed factorial "
     "choose infty infinity not than less more about percent approximately "
-    "in to from if when for is are equals degrees"
+    "in to from if when for is are equals degrees but either maybe perhaps possibly where while unless otherwise else"
 )
 _MATHS = _FRACTIONS.union(_NOT_THINGS.split())
 _SHORT = {"mph": "miles/hour", "kph": "km/h", "kmh": "km/h"}

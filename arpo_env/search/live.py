@@ -33,8 +33,6 @@ from arpo_env.web.extract import decode
 _CHALLENGE = re.compile(
     r"captcha|unusual traffic|anomaly[-_. ]?(?:modal|detect|\.js)|are you a (?:robot|human)", re.IGNORECASE
 )
-
-
 #: Longest reply that is read, decompressed; a page of results has some tens of kilobytes.
 _MAX_BYTES = 4 << 20
 _MAX_REDIRECTS = 3
@@ -138,9 +136,18 @@ class LiveSearch(Shared):
             return InfraError(f"{self.fingerprint} cannot be reached: {error}. {_OFFLINE}")
         if reply.status != 200:
             return Throttled(f"{self.fingerprint} answered HTTP {reply.status}")
-        if not reply.hits and (not reply.text.strip() or _CHALLENGE.search(reply.text)):
+        if not reply.hits and (not reply.text.strip() or _is_challenge(reply.text, query)):
             return Throttled(f"{self.fingerprint} sent a robot check or an empty page in place of results")
         return reply
+
+
+def _is_challenge(page: str, query: str) -> bool:
+    """Whether a page without results is a robot check. Engines repeat the query: what it says itself is no sign.
+
+    Otherwise a few queries about captchas would close the circuit for all processes.
+    """
+    said = set(map(str.lower, _CHALLENGE.findall(" ".join(query.split()))))
+    return any(sign.lower() not in said for sign in _CHALLENGE.findall(page))
 
 
 class DdgsFetcher:

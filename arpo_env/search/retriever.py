@@ -70,8 +70,12 @@ class HttpRetriever(Shared):
         fingerprint: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # brackets that hold no IPv6 address, a port that is no number
+            usable = False
+        if not usable:
             raise ConfigError(f"url must look like 'http://127.0.0.1:8000/retrieve', got {url!r}")
         if not (timeout > 0 and retries >= 0 and backoff >= 0 and max_wait >= 0 and max_bytes > 0):
             raise ConfigError(
@@ -195,7 +199,7 @@ def _read_reply(body: bytes, k: int) -> list[Hit]:
         if not isinstance(rows, list):
             raise TypeError("result[0] is no list")
         return [_read_hit(row, place) for place, row in enumerate(rows[:k])]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         # A proxy's error page with status 200, a half-written reply: it may pass.
         raise _Failed(f"the reply is not in the format ({type(error).__name__}: {error})", may_pass=True) from error
 
@@ -297,7 +301,11 @@ class _Handler(BaseHTTPRequestHandler):
         # What is answered before the body was read whole closes the connection: the rest of the body would be taken
         # for the next request.
         self._close_after, self.close_connection = self.close_connection, True
-        if urlsplit(self.path).path.rstrip("/") != "/retrieve":
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:  # "http://[" is no URL
+            path = ""
+        if path.rstrip("/") != "/retrieve":
             self._reply(404, {"error": "POST to /retrieve"})
             return
         try:

@@ -76,14 +76,15 @@ def parse_url(url: str) -> Target:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
+        path, query = (quote(part, safe=_SAFE) for part in (parts.path or "/", parts.query))
+    except ValueError as error:  # lone surrogates too, which cannot be escaped
         raise Refusal(f"not a URL ({error})") from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise Refusal("not a URL that can be read; it must look like https://example.org/page")
     if "@" in parts.netloc:
         raise Refusal("a URL with a user name or password in it is not read")
-    path = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
-    return Target(parts.scheme, _host(parts.hostname), _DEFAULT_PORTS[parts.scheme] if port is None else port, path)
+    port = _DEFAULT_PORTS[parts.scheme] if port is None else port
+    return Target(parts.scheme, _host(parts.hostname), port, f"{path}?{query}" if query else path)
 
 
 def _host(host: str) -> str:

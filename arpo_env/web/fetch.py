@@ -173,8 +173,12 @@ class Fetcher:
             document, location = self._get(target, budget)
             if location is None:
                 return document
+            try:
+                onward = urljoin(target.url, location)
+            except ValueError as error:
+                raise PageFault(f"{target.host} redirects to no URL ({error})") from None
             # The fragment is dropped and the rest checked as if it came from the policy.
-            target = parse_url(urljoin(target.url, location))
+            target = parse_url(onward)
             if target.url in seen:
                 raise PageFault(f"{target.host} redirects in a circle")
             seen.add(target.url)

@@ -200,6 +200,18 @@ def test_choice() -> None:
     assert choice_equal("forty two", ["Forty-two"]).score == 1
 
 
+def test_a_long_answer_to_a_choice_is_read_in_linear_time_or_not_at_all() -> None:
+    blanks = " " * 10**5
+    for head in ("option", "", "\\text{", "(", "answer:", "(b", "b"):
+        assert option_letter(f"{head}{blanks}!") is None, head
+    for head, tail in (("option", "B"), ("", "B"), ("\\text{", "B}"), ("(", "b)"), ("(b", ")"), ("answer:", "b) 4")):
+        text = f"{head}{blanks}{tail}"
+        assert option_letter(text) == "B", head
+        assert choice_equal(text, ["B"]).reason == f"answer of {len(text)} characters is too long"
+    assert choice_equal(f"B{blanks}", [f"B{blanks}"]).score == 1
+    assert choice_equal("B" + " " * 4999, ["B"]).score == 1
+
+
 def test_the_authors_metric_is_kept_as_it_is() -> None:
     assert paper_f1("5", "-5") == 1  # the reasons not to train on it
     assert paper_f1("15", "1.5") == 1

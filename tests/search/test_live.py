@@ -1,6 +1,7 @@
 """Live search: the gate's arithmetic over processes, and an engine that misbehaves (a local server; no network)."""
 
 import functools
+import html
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import gymnasium
 import pytest
@@ -220,6 +222,19 @@ def test_throttling_is_retried_and_never_looks_like_nothing_found(tmp_path: Path
     with pytest.raises(InfraError if isinstance(bad, OSError) else Throttled):
         backend.search("q", 5)
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("query", ["captcha qzxv", "Are you a  robot?", "unusual traffic <b>", "anomaly-detect R&D"])
+def test_an_engine_that_repeats_the_query_is_no_robot_check(tmp_path: Path, query: str) -> None:
+    words = " ".join(query.split())
+    forms = (query, words, html.escape(query), quote(query), quote_plus(query), words.title(), words[:17])
+    for form in forms:
+        backend, asked, _ = live(tmp_path, Reply(200, f"<title>{form}</title>No results for {form}", []), trip_after=1)
+        assert backend.search(query, 5) == []
+        assert len(asked) == 1
+    backend, _, _ = live(tmp_path, Reply(200, f'<div class="anomaly-modal"> {query}', []))
+    with pytest.raises(Throttled):  # what the page says of its own is still a sign
+        backend.search(query, 5)
 
 
 def test_a_dead_engine_is_left_alone(tmp_path: Path) -> None:

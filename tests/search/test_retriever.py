@@ -112,6 +112,7 @@ def test_variants_of_the_format(body: object, hits: list[Hit]) -> None:
         ok(b"{}"),
         ok(b'{"result": [{"a": 1}]}'),
         ok(b'{"result": [[{"document": {"contents": 5}, "score": 1}]]}'),
+        ok(b'{"result": [[{"document": {"contents": "a"}, "score": 1' + b"0" * 400 + b"}]]}"),
         ok(b"[" * 100_000),
         ok(GOOD)[:-10],
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + GOOD,
@@ -201,7 +202,10 @@ def test_the_hosts_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"Cookie" not in requests[0]
 
 
-@pytest.mark.parametrize("url", ["ftp://x/y", "127.0.0.1:8000", "file:///etc/passwd", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x/y", "127.0.0.1:8000", "file:///etc/passwd", "http://", "http://[", "http://x:y/", "http://x:99999/"],
+)
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="url must look like"):
         HttpRetriever(url)
@@ -271,6 +275,7 @@ def test_requests_without_end_and_wrong_paths_are_refused() -> None:
         assert post(served.url, b"", {"Content-Length": "9" * 30})[0] == 400
         assert post(served.url, b"", {"Content-Length": "-5"})[0] == 400
         assert post(served.url, b"{}", path="/other")[0] == 404
+        assert answers(served.url, request("http://[", b"{}")) == [b"404"]
 
 
 def answers(url: str, *requests: bytes) -> list[bytes]:

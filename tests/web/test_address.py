@@ -77,6 +77,7 @@ def test_urls_are_normalised(url: str, normal: str) -> None:
         "http://user:pw@example.org/", "http://example.org:99999/", "http://exa mple.org/", "http://a\\@b/",
         "http://example.org/\r\nHost: x", "http://a_b..c/", "http://[::1", "http://[fe80::1%25eth0]/",
         "http://" + "a" * 64 + ".org/", "http://example.org/" + "a" * 3000, "http://%31/",
+        "http://example.org/\ud800", "http://example.org/?\ud800",
         # numbers in other notations: 127.0.0.1, each of them
         "http://2130706433/", "http://0x7f000001/", "http://0x7f.1/", "http://127.1/", "http://0177.0.0.1/",
         "http://127.0.0.01/", "http://１２７.1/", "http://127.0.0.1./", "http://example.0x7f/",

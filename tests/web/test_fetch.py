@@ -130,6 +130,13 @@ def test_redirects_into_the_machine_are_refused(site: Site, to: str) -> None:
     assert site.asked == ["/"]
 
 
+@pytest.mark.parametrize("to", ["http://[", "//[x]/", "http://[::1/", "//a]b/"])
+def test_a_redirect_to_no_url_is_the_servers_fault(site: Site, to: str) -> None:
+    site.redirect("/", to)
+    with pytest.raises(PageFault, match=r"127\.0\.0\.1 redirects to no URL"):
+        get(site, "/")
+
+
 def test_one_bad_address_among_good_ones_spoils_the_name(site: Site) -> None:
     wires = Wires(site, [GLOBAL, "10.0.0.1"])
     with pytest.raises(Refusal):

@@ -112,6 +112,13 @@ def test_a_robots_txt_that_cannot_be_read(site: Site, tmp_path: Path, status: in
         assert "/" not in site.asked
 
 
+def test_a_robots_txt_that_redirects_to_no_url(site: Site, tmp_path: Path) -> None:
+    site.redirect("/robots.txt", "http://[")
+    pages, _ = reader(site, tmp_path)
+    with pytest.raises(PageFault, match=r"robots\.txt of 127\.0\.0\.1 cannot be read.*redirects to no URL"):
+        pages.page(f"{site.url}/")
+
+
 def test_robots_are_asked_again_after_a_day() -> None:
     now, asked = [0.0], []
     robots = Robots("arpo-browse", origins=2, clock=lambda: now[0])
@@ -197,8 +204,8 @@ def test_what_is_kept_of_hostile_sites_is_bounded() -> None:
     known = Robots("arpo-browse")
     for number in range(12):
         known.check(parse_url(f"http://{number}.test/"), fetch)
-    assert known._length == sum(length for _, _, length in known._kept.values()) <= 4 << 20
-    assert 6 <= len(known._kept) < 10
+    assert known._length == sum(length for _, _, length in known._kept.values()) <= robots._MAX_KEPT
+    assert 3 <= len(known._kept) < 5
     known.check(parse_url("http://11.test/"), fetch)
     assert len(asked) == 12  # the latest are still known
     known.check(parse_url("http://0.test/"), fetch)
