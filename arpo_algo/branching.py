@@ -24,6 +24,9 @@ from arpo_algo.tree import Node, Tree
 class Probe:
     """What is known at a node right after a tool result, once the next turn's first k tokens are out.
 
+    The observation that a rule decides on; the engine's event that those tokens are out is
+    :class:`~arpo_algo.engines.base.Probed`.
+
     ``entropy`` and ``baseline`` are normalised means (see :mod:`arpo_algo.entropy`); ``baseline`` is that of the
     trajectory's own first k tokens, inherited by branches. ``forks_on_path`` counts consecutive forks above. ``rng``
     is the node's own generator: decisions depend on the path, not on which probe arrived first.
@@ -132,12 +135,12 @@ class Entropy:
         p = self.alpha + self.beta * delta  # P_t = α + β·ΔH_t
         if self.rule == "threshold":
             fork = p > self.tau
-            reason = f"P={p:.4f} {'>' if fork else '<='} τ={self.tau:g}"
+            reason = f"P={p:.7g} {'>' if fork else '<='} τ={self.tau:g}"
         else:
             u = float(probe.rng.random())
             fork = u < min(max(p, 0.0), 1.0)
-            reason = f"u={u:.3f} {'<' if fork else '>='} P={p:.3f}"
-        return Wish(self.Z - 1 if fork else 0, p, f"ΔH={delta:+.4f}, {reason}")
+            reason = f"u={u:.7g} {'<' if fork else '>='} P={p:.7g}"
+        return Wish(self.Z - 1 if fork else 0, p, f"ΔH={delta:+.4g}, {reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,12 @@
     const detail = (await unpack(row.chunk))[row.place];
     if (current !== row.key) return;
     const facts = detail.facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
-    const parts = [el("h3", {}, `${data.suites[row.suite]}: ${row.state}`), el("p", { class: "note" }, `${row.task}, sample ${row.sample}`), el("dl", { class: "facts" }, ...facts)];
+    const back = el("button", { type: "button", class: "back" }, "Back to the list");
+    back.addEventListener("click", () => {
+      list.scrollIntoView({ block: "nearest" });
+      list.querySelector('[aria-current="true"]')?.focus();
+    });
+    const parts = [back, el("h3", {}, `${data.suites[row.suite]}: ${row.state}`), el("p", { class: "note" }, `${row.task}, sample ${row.sample}`), el("dl", { class: "facts" }, ...facts)];
     for (const error of detail.errors) parts.push(el("p", { class: "why" }, `An attempt failed: ${error}`));
     let turn = 0;
     for (const [role, text] of detail.messages) {
@@ -94,11 +99,14 @@
     }
     panel.replaceChildren(...parts);
     panel.scrollTop = 0;
+    // Where the panel lies below the list, go there.
+    if (focus && window.matchMedia("(max-width: 920px)").matches) panel.scrollIntoView({ block: "start" });
     root.dataset.open = row.key;
   }
 
   function fromHash() {
-    const key = decodeURIComponent(location.hash.slice(1));
+    let key = null;
+    try { key = decodeURIComponent(location.hash.slice(1)); } catch { /* malformed: it names nothing */ }
     const row = rows.find((one) => one.key === key) || rows[0];
     if (row) open(row, false);
   }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arpo_algo.report.charts import Interval, dot_interval, percent
-from arpo_algo.report.document import document
+from arpo_algo.report.document import document, scrolled
 from benchmarks import report
 from benchmarks.report import Result
 from benchmarks.store import Sample
@@ -72,9 +72,10 @@ def _scores(result: Result) -> str:
             "pass@1, 95 % interval", intervals, x_label="share of tasks solved", fmt=percent, x_from=0.0, x_to=1.0
         )
     notes = "".join(f"<li>{escape(note.replace('`', ''))}</li>" for note in report.notes(result))
+    table = scrolled(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", "Scores")
     return (
-        f'<section id="scores"><h2>Scores</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div><div class="dots">{chart}</div><ul class="notes">{notes}</ul></section>'
+        f'<section id="scores"><h2>Scores</h2>{table}<div class="dots">{chart}</div><ul class="notes">{notes}</ul>'
+        "</section>"
     )
 
 

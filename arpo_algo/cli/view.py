@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arpo_algo.report.build import build_report
+    from arpo_algo.report.data import read_run
     from arpo_algo.report.serve import serve
     from arpo_algo.report.terminal import render_tree
 
@@ -29,8 +30,9 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{args.folder} holds no trees yet")
         from arpo_algo.runfolder import read_trees
 
+        k = read_run(args.folder).probe_tokens
         for tree in read_trees(files[-1]):
-            console.print(render_tree(tree))
+            console.print(render_tree(tree, k=k))
         return
     if args.serve:
         serve(args.folder, port=args.port)

@@ -35,8 +35,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
 def build_html(run: Path, *, live: str | None = None) -> str:
     """The page as text. ``live``: the version that a page served by :mod:`~arpo_algo.report.serve` compares with."""
     data = read_run(run)
-    k = data.config.find("k", "probe_tokens") if data.config else None
-    k = k if isinstance(k, int) and k > 0 else None
+    k = data.probe_tokens
     loaded = trees.load(data)
     forest = trees.forest(data, loaded, k)
     sections = [
@@ -76,10 +75,9 @@ def _header(data: RunData) -> list[tuple[str, str]]:
     else:
         facts.append(("configuration", "config.json is not there yet"))
     steps = []
-    if sft:
-        steps.append(f"cold start to {sft[-1].step}")
-    if train:
-        steps.append(f"training to {train[-1].step}")
+    for name, rows in (("cold start", sft), ("training", train)):
+        if rows:
+            steps.append(f"{len(rows):,} {name} step{'s' if len(rows) != 1 else ''}")
     facts.append(("steps so far", ", ".join(steps) or "none"))
     return facts
 

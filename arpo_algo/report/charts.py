@@ -51,14 +51,17 @@ def tone(drawn: Series | Interval) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands separated, no needless exponent."""
+    """Three significant digits, thousands separated, no needless exponent; from a million on in M, G and T."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     size = abs(value)
+    if size < 1e-4 or size >= 1e15:
+        return f"{value:.1e}"
+    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if size >= unit:
+            return f"{number(float(f'{value / unit:.3g}'))}{letter}"
     if size >= 1000:
         return f"{value:,.0f}"
-    if size < 1e-4:
-        return f"{value:.1e}"
     digits = max(0, 2 - math.floor(math.log10(size)))
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -66,6 +69,11 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     return f"{number(float(f'{100 * value:.3g}'))} %"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points (the unit is the axis's to say)."""
+    return number(float(f"{100 * difference:.3g}"))
 
 
 def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> list[float]:
@@ -153,11 +161,14 @@ def line_chart(
         return f'<figure class="chart">{head}<p class="empty">no finite values</p>{tail}</figure>'
     low = min([*drawn, *([y_from] if y_from is not None else [])])
     high = max([*drawn, *([y_to] if y_to is not None else [])])
+    if low == high == y_from:  # nothing but that value: the axis begins there, as it always does
+        high = low + 1
     marks = ticks(low, high)
     low, high = marks[0], marks[-1]
     x_low, x_high = min(xs), max(xs)
+    x_marks = [t for t in ticks(x_low, x_high, 6, whole=True) if x_low <= t <= x_high]
     if x_low == x_high:
-        x_low, x_high = x_low - 1, x_high + 1
+        x_marks, x_low, x_high = [x_low], x_low - 1, x_high + 1
 
     def px(x: float) -> float:
         return round(_LEFT + (x - x_low) / (x_high - x_low) * (_W - _LEFT - _RIGHT), 1)
@@ -171,7 +182,7 @@ def line_chart(
         parts.append(
             f'<text class="tick" x="{_LEFT - 6}" y="{py(mark) + 3.5:.1f}" text-anchor="end">{fmt(mark)}</text>'
         )
-    for mark in [t for t in ticks(x_low, x_high, 6, whole=True) if x_low <= t <= x_high]:
+    for mark in x_marks:
         parts.append(f'<text class="tick" x="{px(mark)}" y="{_H - 19}" text-anchor="middle">{mark:,.0f}</text>')
     middle = (_LEFT + _W - _RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{_H - 4}" text-anchor="middle">{escape(x_label)}</text>')

@@ -118,6 +118,12 @@ class RunData:
     evals: tuple[EvalRow, ...]
     tree_files: tuple[TreeFile, ...]
 
+    @property
+    def probe_tokens(self) -> int | None:
+        """Tokens that a fork probe averages over; None where the configuration names no such number."""
+        k = self.config.find("k", "probe_tokens") if self.config else None
+        return k if isinstance(k, int) and k > 0 else None
+
     def phase(self, name: str) -> list[MetricRow]:
         return [row for row in self.metrics if row.phase == name]
 

@@ -51,6 +51,11 @@ def document(
     )
 
 
+def scrolled(table: str, name: str) -> str:
+    """A table that may be wider than the page, in a box that scrolls, by keys too. ``name``: what is spoken of it."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name, quote=True)}">{table}</div>'
+
+
 def embed(payload: Any) -> str:
     """JSON that is inert inside a ``<script>`` element: no ``<``, ``>`` or ``&`` survives as itself.
 

@@ -6,8 +6,8 @@ start of a trajectory) or in a turn right after a tool result.
 
 Segments that were FORKED, and all that follows them, are left out: entropy chose where forks are made, so they
 would count uncertain places twice and bias the rise upwards. What is left are the trajectories that would have been
-sampled without any forking. Trees, not tokens, are resampled for the intervals: segments of one tree answer one
-question and are not independent.
+sampled without any forking. Trees, not tokens, make the intervals: segments of one tree answer one question and are
+not independent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from arpo_algo.stats import student_t95
 from arpo_algo.tree import Node, Tree
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95 % bootstrap interval; None where fewer than two trees make no interval."""
+    """A mean over ``n`` segments or trajectories, with its 95 % interval over trees; None where one tree makes none."""
 
     mean: float
     low: float | None
@@ -39,7 +40,7 @@ class Rise:
     """Mean token entropy (nats) of the first ``k`` tokens, start against after a tool result.
 
     Over the ``trajectories`` that called a tool at least once: ``start`` averages their first turns, ``after``
-    their turns after a tool result, ``difference`` is after − start, paired by trajectory.
+    their turns after a tool result, ``difference`` is after − start, paired by trajectory. Intervals: Student's t.
     """
 
     k: int
@@ -90,7 +91,7 @@ def entropy_profile(
     Args:
         trees: any; turns without entropies, or with one that is not finite, are passed over.
         k: tokens that the rise averages over (shorter turns: all they have). positions: how many are profiled.
-        resamples, seed: of the bootstrap over trees (percentile, 2.5 % to 97.5 %).
+        resamples, seed: of the bootstrap over trees (percentile, 2.5 % to 97.5 %) behind the bands by position.
     """
     if k < 1 or positions < 1 or resamples < 1:
         raise ValueError(f"k, positions and resamples must be >= 1, got {k}, {positions}, {resamples}")
@@ -115,11 +116,9 @@ def entropy_profile(
         pairs.append(paired)
     rise = None
     if any(pairs):
-        column = [[[p[i] for p in paired] for paired in pairs] for i in (0, 1)]
-        start, after, difference = (
-            _estimates([[[v] for v in tree] for tree in values], 1, weights)[0]
-            for values in (*column, [[b - a for a, b in paired] for paired in pairs])
-        )
+        start = _over_trees([[a for a, _ in paired] for paired in pairs], least=0.0)
+        after = _over_trees([[b for _, b in paired] for paired in pairs], least=0.0)
+        difference = _over_trees([[b - a for a, b in paired] for paired in pairs])
         flat = [b > a for paired in pairs for a, b in paired]
         rise = Rise(k, sum(map(bool, pairs)), len(flat), segments, start, after, difference, sum(flat) / len(flat))
     return EntropyProfile(
@@ -178,6 +177,23 @@ def _windows(chain: Sequence[_Turn], k: int) -> Windows:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
+
+
+def _over_trees(values: Sequence[Sequence[float]], *, least: float = -math.inf) -> Estimate:
+    """Mean of all values with Student's interval over trees, cut off at ``least``. ``values[t]`` are tree t's.
+
+    The standard error is the jackknife's: the mean without each tree in turn. A percentile bootstrap of a few trees is
+    far too narrow: of two it is the two trees' own values, which miss the truth every second time.
+    """
+    own = [v for v in values if v]
+    sums, counts = np.array([math.fsum(v) for v in own]), np.array([len(v) for v in own])
+    mean, n, trees = float(sums.sum() / counts.sum()), int(counts.sum()), len(own)
+    if trees < 2:
+        return Estimate(mean, None, None, n)
+    without = (sums.sum() - sums) / (n - counts)
+    error = math.sqrt((trees - 1) / trees * float(((without - mean) ** 2).sum()))
+    half = student_t95(trees - 1) * error
+    return Estimate(mean, max(least, mean - half), mean + half, n)
 
 
 def _bootstrap_weights(n: int, resamples: int, seed: int) -> Floats | None:

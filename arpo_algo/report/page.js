@@ -21,8 +21,11 @@
   };
   const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
   const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
-  const signed = (x, digits = 2) =>
-    x === null || x === undefined ? "–" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
+  const signed = (x, digits = 2) => {
+    if (x === null || x === undefined) return "–";
+    const size = Math.abs(x).toFixed(digits);
+    return (x < 0 && Number(size) !== 0 ? "−" : "+") + size;
+  };
   const many = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
   // ------------------------------------------------------------------ tooltip
@@ -85,9 +88,9 @@
   const panel = document.getElementById("panel");
   const pickFile = document.getElementById("pick-file");
   const pickTree = document.getElementById("pick-tree");
+  const OUTCOMES = 124; // width of the columns beside the tree, px
   const state = { file: 0, tree: 0, node: 0 };
   let nodes = [];      // of the tree shown: payload nodes with id, children, depth, x, y
-  let picture = null;
 
   const share = (h, scale) => Math.sqrt(Math.min(1, Math.max(0, h) / scale));
   const tree = () => data.files[state.file].trees[state.tree];
@@ -132,10 +135,10 @@
     const roots = nodes[0].children;
     if (roots.length > 1) nodes[0].y = (nodes[roots[0]].y + nodes[roots[roots.length - 1]].y) / 2;
     const deepest = Math.max(1, ...nodes.map((n) => n.depth));
-    const left = 22, right = 148;
-    const gap = Math.max(27, Math.min(64, (width - left - right) / deepest));
+    const left = 22, right = 24;
+    const gap = Math.max(27, Math.min(64, (width - left - right - OUTCOMES) / deepest));
     for (const n of nodes) n.px = left + gap * n.depth;
-    return { gap, deepest, end: left + gap * deepest, width: left + gap * deepest + right, height: top + step * Math.max(1, row) - step / 2 + 10 };
+    return { gap, deepest, width: left + gap * deepest + right, height: top + step * Math.max(1, row) - step / 2 + 10 };
   }
 
   function spoken(n) {
@@ -174,7 +177,7 @@
 
   function draw() {
     const box = layout(Math.max(240, canvas.clientWidth - 2));
-    picture = svg("svg", { width: box.width, height: box.height, role: "tree", "aria-label": `Rollout tree of ${tree().task}: ${many(nodes.length, "node")}. Arrow keys move.` });
+    const picture = svg("svg", { width: box.width, height: box.height, role: "tree", "aria-label": `Rollout tree of ${tree().task}: ${many(nodes.length, "node")}. Arrow keys move.` });
     // A column is a turn only where each turn is one node.
     const whole = nodes.every((n) => n.k !== "a" || nodes[n.p].k !== "a");
     for (let turn = 1; whole && turn <= Math.ceil(box.deepest / 2); turn++) {
@@ -182,13 +185,14 @@
       const x = 22 + box.gap * (2 * turn - 1);
       picture.append(svg("text", { class: "column", x, y: 18, "text-anchor": "middle" }, `turn ${turn}`));
     }
-    picture.append(
-      svg("text", { class: "column", x: box.end + 50, y: 18, "text-anchor": "middle" }, "reward"),
-      svg("text", { class: "column", x: box.end + 140, y: 18, "text-anchor": "end" }, "advantage"),
+    // A picture of its own, beside the tree's: it stays in sight however far a deep tree is scrolled.
+    const outcomes = svg("svg", { class: "outcomes", width: OUTCOMES, height: box.height, "aria-hidden": "true" }, // the nodes say it too
+      svg("text", { class: "column", x: 26, y: 18, "text-anchor": "middle" }, "reward"),
+      svg("text", { class: "column", x: 116, y: 18, "text-anchor": "end" }, "advantage"),
     );
     const leaves = nodes.filter((n) => n.o);
     for (const n of leaves) {
-      picture.append(svg("line", { class: "leader", x1: n.px + 12, x2: box.end + 24, y1: n.y, y2: n.y }));
+      picture.append(svg("line", { class: "leader", x1: n.px + 12, x2: box.width, y1: n.y, y2: n.y }));
     }
     // Forks are drawn last, above plain edges.
     for (const forks of [false, true]) {
@@ -202,55 +206,61 @@
     }
     for (const n of leaves) {
       const kind = rewardClass(n.o);
-      picture.append(
+      outcomes.append(
         svg("g", { class: "leaf", "data-leaf": n.id },
-          svg("rect", { class: `chip ${kind}`, x: box.end + 28, y: n.y - 8.5, width: 44, height: 17 }),
-          svg("text", { class: `chip-text ${kind}`, x: box.end + 50, y: n.y + 4, "text-anchor": "middle" }, n.o.void ? "void" : signed(n.o.r)),
-          svg("text", { class: "value", x: box.end + 140, y: n.y + 4, "text-anchor": "end" }, n.o.void ? "–" : signed(n.o.a)),
+          svg("rect", { class: `chip ${kind}`, x: 4, y: n.y - 8.5, width: 44, height: 17 }),
+          svg("text", { class: `chip-text ${kind}`, x: 26, y: n.y + 4, "text-anchor": "middle" }, n.o.void ? "void" : signed(n.o.r)),
+          svg("text", { class: "value", x: 116, y: n.y + 4, "text-anchor": "end" }, n.o.void ? "–" : signed(n.o.a)),
         ),
       );
     }
     for (const n of nodes) picture.append(shape(n));
-    const target = (event) => event.target.closest("[data-id], [data-leaf], [data-to]");
-    const idOf = (t) => Number(t.dataset.id ?? t.dataset.leaf ?? t.dataset.to);
-    picture.addEventListener("pointerover", (event) => { const t = target(event); trace(t ? idOf(t) : null); });
-    picture.addEventListener("pointerleave", () => trace(null));
-    picture.addEventListener("click", (event) => { const t = target(event); if (t) select(idOf(t), true); });
-    picture.addEventListener("keydown", onKey);
-    canvas.replaceChildren(picture);
+    canvas.replaceChildren(picture, outcomes);
+    trace(null);
     root.dataset.nodes = String(nodes.length);
     select(state.node, false);
   }
 
+  const target = (event) => event.target.closest("[data-id], [data-leaf], [data-to]");
+  const idOf = (t) => Number(t.dataset.id ?? t.dataset.leaf ?? t.dataset.to);
+  canvas.addEventListener("pointerover", (event) => { const t = target(event); trace(t ? idOf(t) : null); });
+  canvas.addEventListener("pointerleave", () => trace(null));
+  canvas.addEventListener("click", (event) => { const t = target(event); if (t) choose(idOf(t)); });
+  canvas.addEventListener("keydown", onKey);
+
   function trace(id) {
-    picture.classList.toggle("tracing", id !== null);
+    canvas.classList.toggle("tracing", id !== null);
     const on = id === null ? new Set() : new Set([...pathTo(id), ...below(id)]);
-    for (const part of picture.querySelectorAll("[data-id], [data-leaf], [data-to]")) {
-      part.classList.toggle("on", on.has(Number(part.dataset.id ?? part.dataset.leaf ?? part.dataset.to)));
+    for (const part of canvas.querySelectorAll("[data-id], [data-leaf], [data-to]")) {
+      part.classList.toggle("on", on.has(idOf(part)));
     }
   }
 
   function select(id, focus) {
     state.node = id;
     const path = new Set(pathTo(id));
-    for (const edge of picture.querySelectorAll("[data-to]")) edge.classList.toggle("sel", path.has(Number(edge.dataset.to)));
-    for (const g of picture.querySelectorAll(".node")) {
+    for (const edge of canvas.querySelectorAll("[data-to]")) edge.classList.toggle("sel", path.has(Number(edge.dataset.to)));
+    for (const g of canvas.querySelectorAll(".node")) {
       const mine = Number(g.dataset.id) === id;
       g.classList.toggle("sel", mine);
       g.setAttribute("tabindex", mine ? "0" : "-1");
       g.setAttribute("aria-selected", String(mine));
-      if (mine && focus) g.focus({ preventScroll: true });
-    }
-    if (focus) {
-      const x = nodes[id].px;
-      if (x < canvas.scrollLeft + 30) canvas.scrollLeft = x - 60;
-      if (x > canvas.scrollLeft + canvas.clientWidth - 30) canvas.scrollLeft = x - canvas.clientWidth + 90;
+      if (mine && focus) {
+        g.focus({ preventScroll: true });
+        g.scrollIntoView({ block: "nearest", inline: "nearest" });
+      }
     }
     root.dataset.selected = String(id);
     const file = data.files[state.file];
     const hash = `#tree=${encodeURIComponent(file.name)}/${state.tree}/${id}`;
     if (focus && location.hash !== hash) history.replaceState(null, "", hash);
     describe(nodes[id]);
+  }
+
+  // By pointer: where the panel lies below the tree, go there; it holds the way back.
+  function choose(id) {
+    select(id, true);
+    if (window.matchMedia("(max-width: 920px)").matches) panel.scrollIntoView({ block: "start" });
   }
 
   function onKey(event) {
@@ -273,11 +283,12 @@
   // ------------------------------------------------------------------ panel
 
   const facts = (pairs) => el("dl", { class: "facts" }, ...pairs.map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, v))));
-  const link = (id, text) => {
-    const b = el("button", { type: "button" }, text);
-    b.addEventListener("click", () => select(id, true));
+  const button = (attributes, text, act) => {
+    const b = el("button", { type: "button", ...attributes }, text);
+    b.addEventListener("click", act);
     return b;
   };
+  const link = (id, text) => button({}, text, () => choose(id));
 
   function tokens(n) {
     const out = el("div", { class: "text" });
@@ -362,7 +373,8 @@
     if (n.m !== undefined) list.push(["mean entropy", `${n.m.toFixed(4)} nats`]);
     if (n.k === "r") list.push(["call", n.ok ? "worked" : "failed"]);
     if (n.fork !== undefined) list.push(["forked beside", link(n.fork, `node ${n.fork}`)]);
-    const parts = [el("h3", {}, title), facts(list)];
+    const back = button({ class: "back" }, "Back to the tree", () => select(n.id, true));
+    const parts = [back, el("h3", {}, title), facts(list)];
     if (n.k === "a") {
       parts.push(el("h4", {}, n.x ? "Text, tokens shaded by entropy" : "Text (token texts were not saved)"), tokens(n));
       if (n.call) parts.push(el("h4", {}, `Tool call: ${n.call[0]}`), plain(n.call[1]));
@@ -371,6 +383,7 @@
       if (parent && parent.k === "r") parts.push(...why(parent, n));
     } else {
       parts.push(el("h4", {}, "Text"), plain(textOf(n)));
+      if (n.k === "p") parts.push(el("p", { class: "note" }, "The tokens count all that the model is given: the system prompt and the chat's frame too, which are not shown."));
       if (n.k === "r") parts.push(...why(n, n));
     }
     if (n.o) parts.push(...outcome(n));
@@ -394,10 +407,13 @@
       `${many(t.unique, "unique token")} for ${t.flat} laid flat (${(t.flat / Math.max(1, t.unique)).toFixed(2)}×); ${many(t.calls, "tool call")} made.`;
   }
 
+  // null where the address is malformed: it names nothing.
+  const decoded = (text) => { try { return decodeURIComponent(text); } catch { return null; } };
+
   function fromHash() {
     const match = /^#tree=([^/]+)\/(\d+)\/(\d+)$/.exec(location.hash);
     if (!match) return false;
-    const file = data.files.findIndex((f) => f.name === decodeURIComponent(match[1]));
+    const file = data.files.findIndex((f) => f.name === decoded(match[1]));
     if (file < 0) return false;
     state.file = file;
     state.tree = Math.min(Number(match[2]), data.files[file].trees.length - 1);

@@ -111,7 +111,12 @@ def _group(title: str, figures: Sequence[str]) -> str:
 
 def _unknown(rows: Sequence[MetricRow], known: set[str]) -> list[str]:
     names = sorted({name for row in rows for name in row.values} - known)
-    return [_panel(_one(name, name.replace("_", " ")), rows) for name in names]
+    return [_panel(_one(name, name.replace("_", " "), y_from=_floor(name, rows)), rows) for name in names]
+
+
+def _floor(name: str, rows: Sequence[MetricRow]) -> float | None:
+    """Where an unknown metric's axis begins: at 0 unless it has been below."""
+    return None if any(row.values.get(name, 0.0) < 0 for row in rows) else 0.0
 
 
 def _panel(panel: _Panel, rows: Sequence[MetricRow]) -> str:

@@ -7,6 +7,7 @@ from html import escape
 
 from arpo_algo.report import charts, trees
 from arpo_algo.report.charts import Interval, Series, percent
+from arpo_algo.report.document import scrolled
 from arpo_algo.report.entropy import EntropyProfile, Estimate, Rise, entropy_profile
 
 #: Tokens that the statistics average over when the run's configuration names no k (the paper's code: 20).
@@ -30,7 +31,8 @@ def entropy(loaded: Sequence[trees.LoadedFile], k: int | None) -> str:
     parts.append(
         '<p class="muted">Entropy of each token before it was drawn, in nats, by its place in the first turn and in '
         "turns right after a tool result. Forked siblings and what follows them are left out, because entropy itself "
-        "chose where they were made. Bands and intervals: 95 %, bootstrap over trees.</p>"
+        "chose where they were made. Intervals: 95 %, Student's over trees. Bands: 95 %, bootstrap over trees, too "
+        "narrow where trees are few.</p>"
     )
     figures = _profile_charts(*profiles[0], _top(profiles[:1]))
     if rises:
@@ -117,7 +119,7 @@ def rise_sentence(name: str, rise: Rise) -> str:
         verdict = "so it fell after tool results, against the paper's observation"
     else:
         verdict = "so no rise is shown"
-    return f"{where} (difference {d.mean:+.4f}, 95 % CI {d.low:+.4f} to {d.high:+.4f}), {verdict}."
+    return f"{where} (difference {d.mean:+z.4f}, 95 % CI {d.low:+z.4f} to {d.high:+z.4f}), {verdict}."
 
 
 def _rise_table(rises: Sequence[tuple[str, Rise]]) -> str:
@@ -135,7 +137,7 @@ def _rise_table(rises: Sequence[tuple[str, Rise]]) -> str:
     body = []
     for name, r in rises:
         d = r.difference
-        span = "" if d.low is None or d.high is None else f' <span class="ci">({d.low:+.4f} to {d.high:+.4f})</span>'
+        span = "" if d.low is None or d.high is None else f' <span class="ci">({d.low:+z.4f} to {d.high:+z.4f})</span>'
         cells = [
             escape(name),
             str(r.trees),
@@ -143,11 +145,12 @@ def _rise_table(rises: Sequence[tuple[str, Rise]]) -> str:
             str(r.segments),
             f"{r.start.mean:.4f}",
             f"{r.after.mean:.4f}",
-            f"{d.mean:+.4f}{span}",
+            f"{d.mean:+z.4f}{span}",
             percent(round(r.share_rising, 3)),
         ]
         body.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return scrolled(table, "Entropy at the start and after a result")
 
 
 def _after_chart(rises: Sequence[tuple[str, Rise]]) -> str:

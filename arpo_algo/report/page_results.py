@@ -8,6 +8,7 @@ from html import escape
 from arpo_algo.report import charts, words
 from arpo_algo.report.charts import Interval, percent
 from arpo_algo.report.data import EvalRow, RunData
+from arpo_algo.report.document import scrolled
 
 
 def results(data: RunData) -> str:
@@ -33,7 +34,13 @@ def results(data: RunData) -> str:
         x_from=0.0,
         x_to=1.0,
     )
-    return f'{head}{"".join(said)}<div class="result"><div class="scroll">{_table(rows)}</div>{chart}</div></section>'
+    table = scrolled(_table(ends), "Held-out results")
+    way = [r for r in rows if r not in ends]
+    if way:
+        summary = f"{len(way)} evaluation{'s' if len(way) != 1 else ''} on the way"
+        rest = scrolled(_table(way), summary.capitalize())
+        table += f"<details><summary>{summary}</summary>{rest}</details>"
+    return f'{head}{"".join(said)}<div class="held-out"><div>{table}</div>{chart}</div></section>'
 
 
 #: Metric, title (HTML), digits after the point.
@@ -61,6 +68,6 @@ def _table(rows: Sequence[EvalRow]) -> str:
             f'{100 * r.success:.1f} % <span class="ci">({100 * r.success_low:.1f} to {100 * r.success_high:.1f})</span>'
         )
         for name, _, digits in columns:
-            cells.append(f"{r.values[name]:,.{digits}f}".replace("-", "−") if name in r.values else "–")
+            cells.append(f"{r.values[name]:z,.{digits}f}".replace("-", "−") if name in r.values else "–")
         body.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

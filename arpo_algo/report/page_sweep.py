@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from arpo_algo.report import charts
-from arpo_algo.report.charts import Interval, Series, percent
-from arpo_algo.report.document import asset, document
+from arpo_algo.report.charts import Interval, Series, percent, points
+from arpo_algo.report.document import asset, document, scrolled
 from arpo_algo.runfolder import write_atomic
 from arpo_algo.stats import mean_interval
 from arpo_algo.sweep import AXES, SweepRow, differences
@@ -55,8 +55,8 @@ def _of(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
     return {label: [r for r in rows if r.label == label] for label in dict.fromkeys(r.label for r in rows)}
 
 
-def results_section(rows: Sequence[SweepRow]) -> str:
-    """Held-out success by algorithm as table and drawing, and differences from the first."""
+def results_section(rows: Sequence[SweepRow], *, compare: bool = True) -> str:
+    """Held-out success by algorithm as table and drawing; where ``compare``, differences from the first too."""
     table, dots = [], []
     for i, (label, own) in enumerate(_of(rows).items()):
         value, low, high = pooled(own)
@@ -79,20 +79,22 @@ def results_section(rows: Sequence[SweepRow]) -> str:
         x_from=0,
         x_to=1,
     )
-    change = charts.dot_interval(
-        f"Difference from {rows[0].label}, same tasks and seeds",
-        [Interval(d["label"], d["difference"], d["low"], d["high"], i) for i, d in enumerate(differences(rows), 1)],
-        x_label="share solved",
-        fmt=percent,
-        zero=True,
-    )
+    change = ""
+    if compare and len(dots) > 1:
+        change = charts.dot_interval(
+            f"Difference from {rows[0].label}, same tasks and seeds",
+            [Interval(d["label"], d["difference"], d["low"], d["high"], i) for i, d in enumerate(differences(rows), 1)],
+            x_label="percentage points",
+            fmt=points,
+            zero=True,
+        )
     note = (
         "Intervals are over tasks; with few seeds the spread between seeds is seen in the column, not in the interval."
     )
+    whole = scrolled(f"<table><tr>{head}</tr>{''.join(table)}</table>", "Held-out results")
     return (
-        '<section id="results"><h2>Held-out results</h2>'
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(table)}</table></div><p class="note">{note}</p>'
-        f'<div class="charts">{chart}{change if len(dots) > 1 else ""}</div></section>'
+        f'<section id="results"><h2>Held-out results</h2>{whole}<p class="note">{note}</p>'
+        f'<div class="charts">{chart}{change}</div></section>'
     )
 
 

@@ -56,7 +56,11 @@ def _tree_legend(scale: dict[str, float]) -> str:
     )
     top = number(scale["node"])
     items = [
-        item(56, turn(6, 0.0) + turn(22, 0.5) + turn(44, 1.0), f"a turn of the model; mean entropy 0 to {top} nats"),
+        item(
+            56,
+            turn(6, 0.0) + turn(22, 0.5) + turn(44, 1.0),
+            f"a turn of the model; mean entropy 0 to {top} nats or more",
+        ),
         item(18, box("", "S"), "a tool result, by the tool's initial"),
         item(18, box(" failed", "P"), "a call that failed"),
         item(44, fork, "forked here; the sibling drops below"),

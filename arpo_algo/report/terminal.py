@@ -84,9 +84,9 @@ def _outcome(tree: Tree, node: Node) -> Text:
     style = "bold green" if o.reward > 0 else "bold red" if o.reward < 0 else "bold"
     advantages = tree.meta.get("advantages")
     a = advantages.get(str(node.id)) if isinstance(advantages, dict) else None
-    known = f", advantage {a:+.2f}" if isinstance(a, int | float) else ""
+    known = f", advantage {a:+z.2f}" if isinstance(a, int | float) else ""
     answer = "no answer" if o.answer is None else f"answer {_safe(o.answer)!r}"
-    return _line((f"reward {o.reward:+.2f}", style), (f"{known}, {answer}, {_safe(o.stop_reason)}", "dim"))
+    return _line((f"reward {o.reward:+z.2f}", style), (f"{known}, {answer}, {_safe(o.stop_reason)}", "dim"))
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -138,8 +138,10 @@ def forest(run: RunData, loaded: Sequence[LoadedFile], k: int | None) -> Forest:
         used = sum(f.file.kind == kind for f in loaded)
         if used < every:
             notes.append(f"{used} of the {every} {what} are used, spread evenly.")
-    entropies = [h for f in loaded for t in f.trees for n in t.nodes for h in n.entropies if math.isfinite(h)]
-    means = [math.fsum(n.entropies) / len(n.entropies) for f in loaded for t in f.trees for n in t.nodes if n.entropies]
+    # An untrained model's evaluation has entropies of whole nats, beside which those of training cannot be seen.
+    scaled = [f for f in loaded if f.file.kind == "train"] or loaded
+    entropies = [h for f in scaled for t in f.trees for n in t.nodes for h in n.entropies if math.isfinite(h)]
+    means = [math.fsum(n.entropies) / len(n.entropies) for f in scaled for t in f.trees for n in t.nodes if n.entropies]
     scale = {"token": _quantile(entropies, 0.99), "node": _quantile(means, 0.98)}
     files = [
         {"name": f.file.name, "label": _listed(f), "total": f.total, "trees": share}
@@ -187,8 +189,9 @@ def _node(tree: Tree, node: Node, table: dict[str, int], advantages: dict[str, A
             out["h"] = [_finite(h, 4) for _, h, _ in spans]
             if any(count > 1 for _, _, count in spans):
                 out["c"] = [count for _, _, count in spans]
-        if node.entropies:
-            out["m"] = _finite(math.fsum(node.entropies) / len(node.entropies), 5)
+        mean = _finite(math.fsum(node.entropies) / len(node.entropies), 5) if node.entropies else None
+        if mean is not None:  # an engine's entropies may be NaN
+            out["m"] = mean
         ends = any(tree.nodes[c].kind == "result" for c in node.children)
         called = words.tool_call(words.turn_text(tree, node)) if ends else None
         if called:
@@ -266,7 +269,7 @@ def _mend(spans: list[tuple[str, float, int]], text: str) -> list[tuple[str, flo
             end = text.find(literal, at + 1)
             if end >= 0 or i + 2 < len(runs):
                 break
-        if not follow:
+        if not follow or (end < 0 and i + 2 >= len(runs)):  # nothing of the tail is in the text
             end, literal = len(text), ""
         if end < 0:
             return spans

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arpo_algo.report.charts import number
 from arpo_algo.report.data import EvalRow, RunData
 from arpo_algo.stats import paired_difference
 from arpo_algo.tree import ForkDecision, Node, Tree
@@ -107,11 +108,12 @@ def fork_words(tree: Tree, decision: ForkDecision, k: int | None) -> str:
     """
     verb = "rose" if decision.delta > 0 else "fell" if decision.delta < 0 else "stayed"
     now, before = decision.entropy, decision.baseline
+    delta = f"ΔH = {'+' if decision.delta > 0 else ''}{number(decision.delta)}"
     nats = _nats(tree, decision, k)
     if nats is not None:
-        size = f"from {nats[0]:.3f} to {nats[1]:.3f} nats a token (ΔH = {decision.delta:+.4f} normalised)"
+        size = f"from {number(nats[0])} to {number(nats[1])} nats a token ({delta} normalised)"
     else:
-        size = f"from {before:.4f} to {now:.4f} normalised (ΔH = {decision.delta:+.4f})"
+        size = f"from {number(before)} to {number(now)} normalised ({delta})"
     # The rule's own words begin with ΔH, which has just been said.
     rule, _, _ = re.sub(r"^ΔH=[^,]*,\s*", "", decision.reason).partition("; budget left")
     twins = [n for n in tree.nodes if n.fork_of == decision.probe_node]

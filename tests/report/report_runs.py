@@ -169,10 +169,10 @@ def make_run(
             "grad_norm": 3.0 / (s + 1) + 0.4,
             "seconds": 3.1,
         }
-        for s in range(1, 25)
+        for s in range(24)
     ]
-    for step in range(1, steps + 1):
-        share = step / steps
+    for step in range(steps):
+        share = (step + 1) / steps
         skill = 0.3 + 0.5 * share
         made = [maker.tree(f"deepsearch-train-{step * 10 + i}", skill=skill) for i in range(trees)]
         write_trees(run / "trees" / f"train-{step:06d}.jsonl.gz", made)

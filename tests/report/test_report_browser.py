@@ -25,7 +25,7 @@ from test_report_trees import split_turns
 from arpo_algo.report import build_report
 from arpo_algo.report.data import TreeFile, read_run
 from arpo_algo.report.serve import ReportServer
-from arpo_algo.tree import Tree
+from arpo_algo.tree import Outcome, Tree
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -70,12 +70,15 @@ def served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def act(folder: Path, profile: Path, script: str, *, width: int = 1280, fragment: str = "") -> Any:
-    """Load report.html in a frame of the same origin, run ``script`` with ``w`` its window; returns what it returns."""
+def act(folder: Path, profile: Path, script: str, *, width: int = 1280, height: int = 1500, fragment: str = "") -> Any:
+    """Load report.html in a frame of the same origin, run ``script`` with ``w`` its window; returns what it returns.
+
+    The script may await.
+    """
     (folder / "harness.html").write_text(
-        f'<!doctype html><iframe id="f" style="border:0;width:{width}px;height:1500px"></iframe><script>'
-        'const f = document.getElementById("f"); f.onload = () => { const w = f.contentWindow, d = w.document;'
-        f"let out; try {{ out = (() => {{ {script} }})(); }} catch (e) {{ out = String(e); }}"
+        f'<!doctype html><iframe id="f" style="border:0;width:{width}px;height:{height}px"></iframe><script>'
+        'const f = document.getElementById("f"); f.onload = async () => { const w = f.contentWindow, d = w.document;'
+        f"let out; try {{ out = await (async () => {{ {script} }})(); }} catch (e) {{ out = String(e); }}"
         "out = {value: out, errors: d.documentElement.dataset.errors, first: d.documentElement.dataset.firstError};"
         'document.documentElement.setAttribute("data-out", JSON.stringify(out)); };'
         f'f.src = "report.html{fragment}";</script>',
@@ -101,9 +104,9 @@ def saved(run: Path, name: str) -> list[Tree]:
 
 
 def test_the_tree_is_drawn_as_it_was_saved(run: Path, tmp_path: Path) -> None:
-    tree = saved(run, "train-000002")[1]
+    tree = saved(run, "train-000001")[1]
     leaf = tree.leaves()[2]
-    dom = dump(f"{(run / 'report.html').as_uri()}#tree=train-000002/1/{leaf.id}", tmp_path)
+    dom = dump(f"{(run / 'report.html').as_uri()}#tree=train-000001/1/{leaf.id}", tmp_path)
     assert attribute(dom, "errors") == "0", attribute(dom, "first-error")
     assert attribute(dom, "ready") == "1"
     assert attribute(dom, "selected") == str(leaf.id)
@@ -117,7 +120,7 @@ def test_the_tree_is_drawn_as_it_was_saved(run: Path, tmp_path: Path) -> None:
 
 
 def test_keys_clicks_and_choices(run: Path, tmp_path: Path) -> None:
-    tree = saved(run, "train-000003")[0]
+    tree = saved(run, "train-000002")[0]
     out = act(
         run,
         tmp_path,
@@ -144,7 +147,7 @@ def test_keys_clicks_and_choices(run: Path, tmp_path: Path) -> None:
                 spans: [...d.querySelectorAll("#panel .text")].find((t) => t.querySelector("span")).children.length,
                 who: details.querySelectorAll(".who").length};
         """,
-        fragment="#tree=train-000003/0/0",
+        fragment="#tree=train-000002/0/0",
     )
 
     def row(node: int) -> list[int]:
@@ -162,9 +165,9 @@ def test_keys_clicks_and_choices(run: Path, tmp_path: Path) -> None:
     assert out["seen"] == [one, two, three, down, three, end, 0, 0]
     below = [n for n in tree.nodes if any(p.id == 5 for p in tree.path(n.id))]
     assert out["traced"] == len(tree.path(5)) + len(below) - 1
-    others = saved(run, "train-000001")
+    others = saved(run, "train-000000")
     assert (out["first"], out["second"]) == (len(others[0].nodes), len(others[1].nodes))
-    assert out["hash"] == "#tree=train-000001/1/1"
+    assert out["hash"] == "#tree=train-000000/1/1"
     assert out["spans"] == len(others[1].nodes[1].tokens)
     assert out["who"] == 2
 
@@ -190,10 +193,123 @@ def test_nothing_sticks_out(run: Path, tmp_path: Path, width: int) -> None:
     assert out[1] > 200
 
 
+def deep(turns: int = 9, ways: int = 1) -> Tree:
+    """Chains of ``turns`` turns with a call between each two."""
+    tree = Tree("deep", [1], prompt_text="p")
+    for way in range(ways):
+        at = 0
+        for turn in range(turns):
+            if turn:
+                at = tree.add(at, "result", [3], text="r").id
+            node = tree.add(at, "action", [4], text="<search>x</search>")
+            node.entropies, at = [0.1], node.id
+        tree.nodes[at].outcome = Outcome(-0.0004 if way else 0.44)
+    tree.meta["advantages"] = {str(leaf.id): -0.56 for leaf in tree.leaves()}
+    return tree
+
+
+def deep_run(folder: Path, **shape: int) -> Path:
+    write_trees(folder / "trees/train-000000.jsonl.gz", [deep(**shape)])
+    build_report(folder)
+    return folder
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_rewards_and_advantages_of_a_deep_tree_are_whole(tmp_path: Path, width: int) -> None:
+    script = """
+        const canvas = d.getElementById("canvas"), outer = canvas.getBoundingClientRect(), seen = [];
+        for (const at of [0, 1e6]) {
+          canvas.scrollLeft = at;
+          for (const part of canvas.querySelectorAll(".value, .chip")) {
+            const box = part.getBoundingClientRect();
+            seen.push([part.textContent, box.left >= outer.left && box.right <= outer.right]);
+          }
+        }
+        return {seen, tall: canvas.scrollHeight - canvas.clientHeight, wide: canvas.scrollWidth > canvas.clientWidth};
+    """
+    out = act(deep_run(tmp_path / "run"), tmp_path / "profile", script, width=width)
+    assert out["seen"] == [["", True], ["−0.56", True]] * 2
+    assert out["tall"] == 0
+    assert out["wide"] or width == 1280
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_node_that_keys_choose_stays_in_sight(tmp_path: Path, width: int) -> None:
+    script = """
+        const canvas = d.getElementById("canvas"), hidden = [];
+        let moves = 0;
+        const key = (k) => {
+          d.activeElement.dispatchEvent(new w.KeyboardEvent("keydown", {key: k, bubbles: true}));
+          const box = d.activeElement.getBoundingClientRect(), outer = canvas.getBoundingClientRect();
+          const columns = canvas.lastElementChild.getBoundingClientRect();
+          const inside = box.top >= 0 && box.bottom <= w.innerHeight
+            && box.left >= outer.left && box.right <= columns.left + 1;
+          if (!inside) hidden.push([k, d.activeElement.dataset.id, box.left, box.top, box.right, box.bottom]);
+          moves += d.activeElement.dataset.id === d.documentElement.dataset.selected;
+        };
+        d.querySelector('[data-id="0"]').focus();
+        ["ArrowRight", "End", ...Array(29).fill("ArrowDown"), "Home", "ArrowRight"].forEach(key);
+        return {hidden, moves, leaf: w.location.hash};
+    """
+    folder = deep_run(tmp_path / "run", ways=30)
+    out = act(folder, tmp_path / "profile", script, width=width, height=600)
+    assert out == {"hidden": [], "moves": 33, "leaf": "#tree=train-000000/0/1"}
+
+
+def test_on_a_phone_a_tap_goes_to_the_panel_and_back(tmp_path: Path) -> None:
+    script = """
+        const panel = d.getElementById("panel"), top = (part) => Math.round(part.getBoundingClientRect().top);
+        const node = d.querySelector('[data-id="1"]');
+        node.dispatchEvent(new w.MouseEvent("click", {bubbles: true}));
+        const there = top(panel) / w.innerHeight;
+        const back = panel.querySelector(".back");
+        const shown = back.offsetParent !== null;
+        back.click();
+        return {there, shown, back: top(node) >= 0 && top(node) < w.innerHeight, focus: d.activeElement.dataset.id};
+    """
+    folder = deep_run(tmp_path / "run", ways=30)
+    out = act(folder, tmp_path / "phone", script, width=390, height=700)
+    assert 0 <= out.pop("there") < 0.5
+    assert out == {"shown": True, "back": True, "focus": "1"}
+    wide = act(folder, tmp_path / "wide", script, width=1280, height=700)
+    assert (wide["there"] > 0, wide["shown"]) == (True, False)
+
+
+def test_entropies_that_are_not_finite_are_no_error(tmp_path: Path) -> None:
+    tree = deep(turns=2)
+    tree.nodes[1].entropies = [float("nan")]
+    tree.meta["pieces"] = {"4": "x"}
+    write_trees(tmp_path / "run/trees/train-000000.jsonl.gz", [tree])
+    build_report(tmp_path / "run")
+    script = """
+        d.querySelector('[data-id="1"]').dispatchEvent(new w.MouseEvent("click", {bubbles: true}));
+        const {selected, ready} = d.documentElement.dataset;
+        return [d.querySelectorAll(".node").length, selected, ready];
+    """
+    assert act(tmp_path / "run", tmp_path / "profile", script) == [4, "1", "1"]
+
+
+@pytest.mark.parametrize("fragment", ["#tree=%E0%A4%A/0/0", "#tree=100%/0/0", "#tree=gone/0/0"])
+def test_an_address_that_names_nothing_opens_the_first_tree(tmp_path: Path, fragment: str) -> None:
+    script = "return [d.documentElement.dataset.ready, d.querySelectorAll('.node').length];"
+    folder = deep_run(tmp_path / "run", turns=2)
+    assert act(folder, tmp_path / "profile", script, fragment=fragment) == ["1", 4]
+
+
+def test_numbers_that_round_to_zero_have_no_minus_and_the_prompt_says_what_its_tokens_count(tmp_path: Path) -> None:
+    script = """
+        const chips = [...d.querySelectorAll(".chip-text")].map((t) => t.textContent);
+        return [chips, d.getElementById("panel").textContent];
+    """
+    chips, panel = act(deep_run(tmp_path / "run", ways=2), tmp_path / "profile", script)
+    assert chips == ["+0.44", "+0.00"]
+    assert "system prompt" in panel
+
+
 def test_a_hostile_text_runs_nothing_and_is_shown_as_it_is(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", steps=1, trees=1, tasks=2, hostile=True)
     build_report(folder)
-    tree = saved(folder, "train-000001")[0]
+    tree = saved(folder, "train-000000")[0]
     result = next(n for n in tree.nodes if n.kind == "result")
     leaf = tree.leaves()[0]
     out = act(
@@ -208,7 +324,7 @@ def test_a_hostile_text_runs_nothing_and_is_shown_as_it_is(tmp_path: Path) -> No
         return {{text, pwned: d.documentElement.dataset.pwned || null, images: d.images.length,
                  scripts: d.scripts.length, bold: d.querySelectorAll("#panel b").length}};
         """,
-        fragment=f"#tree=train-000001/0/{result.id}",
+        fragment=f"#tree=train-000000/0/{result.id}",
     )
     assert out["text"] == result.text.removeprefix("<result>\n").removesuffix("\n</result>")
     assert (out["pwned"], out["images"], out["scripts"], out["bold"]) == (None, 0, 2, 0)
@@ -238,5 +354,5 @@ def test_a_live_page_reloads_itself(tmp_path: Path) -> None:
         server.shutdown()
         thread.join()
     assert len(builds) >= 2
-    assert "training to 9" in dom
+    assert "1 training step<" in dom
     assert attribute(dom, "errors") == "0"

@@ -17,7 +17,7 @@ from report_runs import HOSTILE, config, make_run, write_lines
 from arpo_algo.report import build_report, trees
 from arpo_algo.report.build import build_html
 from arpo_algo.report.data import RunFolderError
-from arpo_algo.report.document import embed
+from arpo_algo.report.document import asset, embed
 
 
 class Page(HTMLParser):
@@ -58,7 +58,7 @@ def test_a_full_run(full: Path) -> None:
     assert len(page.trees["files"]) == 11
     for words in ("Held-out success rose by", "paired over the same 20 held-out tasks", "Token entropy, nats",
                   "learning rate", "so it rose after tool results", "SmolLM2-135M-Instruct",
-                  "training to 8"):  # fmt: skip
+                  "24 cold start steps, 8 training steps"):  # fmt: skip
         assert words in html, words
     assert html.count('<figure class="chart"') >= 20
 
@@ -79,6 +79,47 @@ def test_evaluations_on_the_way_are_one_curve(tmp_path: Path) -> None:
     dots = build_html(run).split("Success on held-out tasks, 95 % interval</b>")[1].split("</figure>")[0]
     assert "step 50" not in dots
     assert "ARPO" in dots
+    table, way = re.findall(r'<div class="scroll"[^>]*>(.*?)</div>', build_html(run).split('id="curves"')[0])
+    assert re.findall(r"<tr><td>([^<]*)", table) == ["before", "cold start", "ARPO"]
+    assert re.findall(r"<tr><td>([^<]*)", way) == [f"step {s}" for s in (50, 100, 150, 200, 250)]
+    assert "<summary>5 evaluations on the way</summary>" in build_html(run)
+
+
+def test_what_scrolls_is_reached_by_key(full: Path) -> None:
+    boxes = [a for t, a in Page(build_html(full)).tags if t == "div" and a.get("class") == "scroll"]
+    assert len(boxes) == 2
+    assert all(a.get("tabindex") == "0" and a.get("role") == "region" and a.get("aria-label") for a in boxes)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_words_on_colours_can_be_read(dark: bool) -> None:
+    """WCAG's contrast of 4.5 to 1."""
+    light, _, night = asset("page.css").partition("prefers-color-scheme: dark")
+    colours = dict(re.findall(r"--([\w-]+): #([0-9a-f]{6})", night if dark else light))
+
+    def luminance(name: str) -> float:
+        parts = [int(colours[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for under, over in (("good", "on-colour"), ("zero", "on-colour"), ("bad", "on-colour"), ("page", "soft")):
+        dim, bright = sorted((luminance(under), luminance(over)))
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (under, over)
+
+
+def test_metrics_of_nothing_but_zeros_have_an_axis_from_zero(tmp_path: Path) -> None:
+    row = {"phase": "train", "step": 3, "clip_fraction": 0.0, "my_counter": 0.0, "my_change": -2.0}
+    write_lines(tmp_path / "metrics.jsonl", [row])
+    html = build_html(tmp_path)
+    ticks = {}
+    for title in ("Clipped terms", "my counter", "my change"):
+        figure = html.split(f"<b>{title}</b>")[1].split("</figure>")[0]
+        ticks[title] = re.findall(r'<text class="tick"[^>]*>([^<]*)</text>', figure)
+    assert ticks["Clipped terms"][0] == "0 %"
+    assert ticks["my counter"][0] == "0"
+    assert float(ticks["my change"][0]) < -2
+    assert [t[-1] for t in ticks.values()] == ["3"] * 3, "the step that there is, and no other"
+    assert all(len(t) == len(set(t)) and "2" not in t[-2:] for t in ticks.values())
 
 
 def test_nothing_is_loaded_from_anywhere(full: Path) -> None:
@@ -125,12 +166,12 @@ def test_any_part_may_be_missing(tmp_path: Path, missing: str) -> None:
 def test_a_run_under_way_is_drawn_as_far_as_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=2, trees=1, tasks=3)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"phase": "train", "step": 3, "rew')
-    path = run / "trees" / "train-000002.jsonl.gz"
+        file.write('{"phase": "train", "step": 2, "rew')
+    path = run / "trees" / "train-000001.jsonl.gz"
     path.write_bytes(path.read_bytes()[:100])
     html = build_report(run).read_text(encoding="utf-8")
-    assert "training to 2" in html
-    assert [f["name"] for f in Page(html).trees["files"]][:2] == ["train-000001", "eval-before"]
+    assert "2 training steps" in html
+    assert [f["name"] for f in Page(html).trees["files"]][:2] == ["train-000000", "eval-before"]
 
 
 def test_hostile_texts_are_inert(tmp_path: Path) -> None:

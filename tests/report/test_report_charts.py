@@ -20,6 +20,7 @@ from arpo_algo.report.charts import (
     moving_mean,
     number,
     percent,
+    points,
     ticks,
 )
 
@@ -42,7 +43,8 @@ def test_ticks_cover_the_range_and_are_few(a: float, b: float, whole: bool) -> N
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (0.25, "0.25"), (0.0123456, "0.0123"), (12.0, "12"), (2.5, "2.5"), (56901, "56,901"), (3e-5, "3.0e-05"),
-     (100.0, "100"), (-0.0617, "-0.0617"), (math.inf, "inf")],
+     (100.0, "100"), (-0.0617, "-0.0617"), (math.inf, "inf"), (999_999, "999,999"), (1_500_000, "1.5M"),
+     (-150e9, "-150G"), (2.34e12, "2.34T"), (7e15, "7.0e+15")],
 )  # fmt: skip
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
@@ -51,6 +53,10 @@ def test_number(value: float, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0025, "0.25 %"), (0.6333, "63.3 %"), (1.0, "100 %"), (0.0, "0 %")])
 def test_percent(value: float, text: str) -> None:
     assert percent(value) == text
+
+
+def test_points() -> None:
+    assert [points(x) for x in (0.123, -0.05, 0.0)] == ["12.3", "-5", "0"]
 
 
 def test_smoothing_and_bins_by_hand() -> None:
@@ -100,6 +106,14 @@ def test_a_gap_breaks_the_line_and_hostile_names_stay_text() -> None:
 def test_nothing_to_draw_is_said(values: list[float]) -> None:
     assert "no finite values" in line_chart("x", [Series("", range(len(values)), values)], x_label="step")
     assert "no finite values" in dot_interval("x", [Interval("a", v, None, None) for v in values], x_label="y")
+
+
+@pytest.mark.parametrize("step", [0, 7, 37, 1234])
+def test_one_step_has_one_tick(step: int) -> None:
+    svg = svg_of(line_chart("x", [Series("", [step], [0.0])], x_label="step", y_from=0.0))
+    assert [t.text for t in svg.findall("text") if t.get("text-anchor") == "middle"] == [f"{step:,}", "step"]
+    heights = [float(t.text or "") for t in svg.findall("text") if t.get("text-anchor") == "end"]
+    assert (min(heights), max(heights)) == (0, 1)
 
 
 def test_dots_lie_within_their_intervals() -> None:

@@ -28,15 +28,16 @@ def test_a_full_run_is_read(tmp_path: Path) -> None:
     assert run.config.env_id == "ARPO-DeepSearch-v0"
     assert run.config.find("model") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert run.config.find("probe_tokens", "k") == 20  # nested in the algorithm's table
+    assert run.probe_tokens == 20
     assert run.config.find("nothing") is None
-    assert [row.step for row in run.phase("train")] == [1, 2, 3]
+    assert [row.step for row in run.phase("train")] == [0, 1, 2]
     assert len(run.phase("sft")) == 24
     assert [(e.name, e.n) for e in run.evals] == [("before", 5), ("cold start", 5), ("ARPO", 5)]
     assert run.evals[0].values["tool_calls"] == 2.4
     assert [f.name for f in run.tree_files] == [
-        "train-000001", "train-000002", "train-000003", "eval-after-arpo", "eval-after-sft", "eval-before",
+        "train-000000", "train-000001", "train-000002", "eval-after-arpo", "eval-after-sft", "eval-before",
     ]  # fmt: skip
-    assert [f.step for f in run.trees_of("train")] == [1, 2, 3]
+    assert [f.step for f in run.trees_of("train")] == [0, 1, 2]
 
 
 def test_trees_are_read_back_exactly_and_counted(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import Maker
 
 from arpo_algo.report.entropy import entropy_profile, turn_windows
+from arpo_algo.report.page_entropy import rise_sentence
 from arpo_algo.tree import Outcome, Tree
 
 
@@ -40,9 +42,43 @@ def test_by_hand() -> None:
     assert p.rise.difference.mean == pytest.approx((1.9 + 3.1) / 2)
     assert (p.rise.trees, p.rise.trajectories, p.rise.segments) == (2, 2, 3)
     assert p.rise.share_rising == 1.0
-    # Resampling two trees draws aa, ab, ba or bb: the 2.5 % and 97.5 % points are the two trees' own values.
-    assert p.rise.difference.low == pytest.approx(1.9)
-    assert p.rise.difference.high == pytest.approx(3.1)
+    # Differences 1.9 and 3.1: their standard error is 0.6; Student's 97.5 % point with one degree of freedom: 12.7062.
+    assert p.rise.difference.low == pytest.approx(2.5 - 12.7062 * 0.6)
+    assert p.rise.difference.high == pytest.approx(2.5 + 12.7062 * 0.6)
+    assert p.rise.after.low == 0, "no entropy is negative"
+
+
+def test_trees_with_more_trajectories_weigh_more() -> None:
+    one, three = chain([0.0], [2.0]), chain([0.0], [0.0])
+    for _ in range(2):
+        three.add(three.add(three.add(0, "action", [0]).id, "result", [7]).id, "action", [0])
+    for node in three.nodes:
+        node.entropies = [0.0] * (node.kind == "action")
+    rise = entropy_profile([one, three], k=1).rise
+    assert rise is not None
+    d = rise.difference
+    # Without the first tree the mean is 0, without the second 2: √(½·((0 − ½)² + (2 − ½)²)) = √1.25.
+    assert (d.mean, d.n) == (0.5, 4)
+    assert (d.low, d.high) == pytest.approx((0.5 - 12.7062 * 1.25**0.5, 0.5 + 12.7062 * 1.25**0.5))
+
+
+def test_of_four_trees_that_differ_by_chance_few_are_said_to_rise() -> None:
+    """Entropy goes up in some trees, down in others. One verdict in twenty may be wrong; a bootstrap's: one in four."""
+    rng = np.random.default_rng(0)
+    said = []
+    for _ in range(300):
+        trees = [chain([1.0] * 3, *[[1.0 + rise] * 3] * 2) for rise in rng.normal(0, 0.1, 4)]
+        rise = entropy_profile(trees, k=3, positions=1, resamples=200).rise
+        assert rise is not None
+        said.append(rise_sentence("training", rise))
+    wrong = sum("so no rise is shown" not in s for s in said)
+    assert wrong <= 30, wrong  # 15 expected, with a standard deviation of 4
+
+
+def test_a_rise_in_every_tree_is_said_to_be_one() -> None:
+    rise = entropy_profile([chain([0.1], [0.5 + 0.1 * i]) for i in range(4)], k=1).rise
+    assert rise is not None
+    assert "so it rose after tool results" in rise_sentence("training", rise)
 
 
 def test_forked_siblings_and_what_follows_them_are_left_out() -> None:
@@ -109,7 +145,7 @@ def test_intervals_hold_the_mean_and_a_constant_has_none_to_speak_of(
     assert d.mean == pytest.approx(sum(differences) / len(differences), abs=1e-9)
     assert d.low is not None
     assert d.high is not None
-    assert min(differences) - 1e-9 <= d.low <= d.high <= max(differences) + 1e-9
+    assert d.low - 1e-9 <= d.mean <= d.high + 1e-9
     if len(set(levels)) == 1:
         assert d.high - d.low == pytest.approx(0, abs=1e-9)
 

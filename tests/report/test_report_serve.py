@@ -40,14 +40,14 @@ def get(server: ReportServer, path: str, host: str | None = None) -> tuple[int, 
 def test_the_page_follows_the_run(server: ReportServer) -> None:
     status, page = get(server, "/")
     assert status == 200
-    assert "training to 1" in page
+    assert "24 cold start steps, 1 training step<" in page
     version = get(server, "/version")[1]
     assert f'<meta name="arpo-live" content="{version}">' in page
     assert get(server, "/version") == (200, version)
     with (server.run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"phase": "train", "step": 2, "reward": 1.0}) + "\n")
+        file.write(json.dumps({"phase": "train", "step": 1, "reward": 1.0}) + "\n")
     assert get(server, "/version")[1] != version
-    assert "training to 2" in get(server, "/?x=1")[1]
+    assert "2 training steps" in get(server, "/?x=1")[1]
 
 
 def test_a_broken_run_is_told_in_the_browser(server: ReportServer) -> None:

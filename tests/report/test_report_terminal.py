@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
-from report_runs import Maker
+import pytest
+from report_runs import Maker, make_run
 from rich.console import Console
 
+from arpo_algo.cli import main, view
 from arpo_algo.report.terminal import render_tree
 from arpo_algo.tree import Outcome, Tree
 
@@ -25,6 +28,15 @@ def test_every_turn_fork_and_outcome_is_shown() -> None:
     assert text.count("⑂ fork of") == tree.n_forks == 4
     assert text.count("reward ") == len(tree.leaves())
     assert text.count("Entropy ") == sum(len(n.forks) for n in tree.nodes)
+
+
+def test_the_command_gives_entropies_in_nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "run", steps=1, trees=1, tasks=1)
+    out = io.StringIO()
+    monkeypatch.setattr(view, "console", Console(file=out, width=220, color_system=None))
+    assert main(["view", str(tmp_path / "run"), "--terminal"]) == 0
+    said = out.getvalue()
+    assert said.count("Entropy ") == said.count("nats a token") > 0
 
 
 def test_texts_can_neither_style_nor_drive_the_terminal() -> None:

@@ -89,6 +89,34 @@ def test_non_finite_numbers_become_null() -> None:
     assert json.loads(text)["nodes"][leaf.id]["o"]["r"] is None
 
 
+def test_a_mean_that_is_not_finite_is_left_out() -> None:
+    tree = Maker(4).tree("a")
+    tree.nodes[1].entropies[0] = float("nan")
+    nodes = trees.encode(tree, 20)["nodes"]
+    assert "m" not in nodes[1]
+    assert nodes[1]["h"][0] is None
+
+
+def test_colours_are_scaled_by_training_where_there_is_any(tmp_path: Path) -> None:
+    """An untrained model's evaluation has nats where training has hundredths."""
+    folder = make_run(tmp_path / "run", steps=2, trees=2, tasks=3)
+    scale = trees.forest(read_run(folder), trees.load(read_run(folder)), 20).payload["scale"]
+    wild = [Maker(5).tree(f"t{i}", M=1, N=1, forks=False) for i in range(3)]
+    for tree in wild:
+        for node in tree.nodes:
+            node.entropies = [3.0 for _ in node.entropies]
+    write_trees(folder / "trees/eval-before.jsonl.gz", wild)
+    run = read_run(folder)
+    found = trees.forest(run, trees.load(run), 20)
+    assert found.payload["scale"] == scale
+    assert max(scale.values()) < 3
+    assert "nats or more" in viewer(found)
+    for path in (folder / "trees").glob("train-*"):
+        path.unlink()
+    alone = read_run(folder)
+    assert trees.forest(alone, trees.load(alone), 20).payload["scale"]["node"] == 3.0
+
+
 def spans(pieces: list[str], text: str) -> list[tuple[str, float, int]] | None:
     tree = Tree("t", [1])
     tree.meta["pieces"] = {str(i): p for i, p in enumerate(pieces)}
@@ -107,7 +135,8 @@ BAD = "\ufffd"
         (["a", " b"], "a b", [("a", 0, 1), (" b", 1, 1)]),
         (["a ", BAD, BAD, " b"], "a ☃ b", [("a ", 0, 1), ("☃", 1.5, 2), (" b", 3, 1)]),
         ([BAD, BAD], "é", [("é", 0.5, 2)]),
-        (["a", BAD, BAD, "<|end|>"], "aé", [("a", 0, 1), (BAD, 1, 1), (BAD, 2, 1), ("<|end|>", 3, 1)]),
+        (["a", BAD, BAD, "<|end|>"], "aé", [("a", 0, 1), ("é", 1.5, 2), ("<|end|>", 3, 1)]),
+        ([BAD, BAD, "<|end|>", "<pad>"], "й", [("й", 0.5, 2), ("<|end|>", 2, 1), ("<pad>", 3, 1)]),
         (["a", BAD, BAD, "!", "<|end|>"], "aé!", [("a", 0, 1), ("é", 1.5, 2), ("!", 3, 1), ("<|end|>", 4, 1)]),
         (["a", BAD, "b", BAD, "c"], "aébüc", [("a", 0, 1), ("é", 1, 1), ("b", 2, 1), ("ü", 3, 1), ("c", 4, 1)]),
         (["a", BAD, "zz", BAD, "c"], "aéqüc", [("a", 0, 1), (BAD, 1, 1), ("zz", 2, 1), (BAD, 3, 1), ("c", 4, 1)]),
@@ -136,7 +165,7 @@ def test_caps_are_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(trees, "MAX_TREES_PER_STEP", 2)
     some = trees.forest(run, trees.load(run), 20)
     steps = [f["name"] for f in some.payload["files"] if f["name"].startswith("train")]
-    assert steps == ["train-000001", "train-000004", "train-000006", "train-000009"]
+    assert steps == ["train-000000", "train-000003", "train-000005", "train-000008"]
     assert all(len(f["trees"]) == 2 for f in some.payload["files"] if f["name"].startswith("train"))
     assert "4 of the 9 training steps" in some.notes[1]
     assert "17 of the 21 trees of these steps are shown (the limit of trees a step)" in some.notes[0]
@@ -162,9 +191,9 @@ def test_where_room_is_scarce_evaluations_and_the_newest_steps_go_first(
     monkeypatch.setattr(trees, "MAX_CHARS", evals + 3 * largest)
     found = trees.forest(run, loaded, 20)
     kept = [f["name"] for f in found.payload["files"]]
-    assert kept[-6:] == ["train-000007", "train-000008", "train-000009", "eval-before", "eval-after-sft",
+    assert kept[-6:] == ["train-000006", "train-000007", "train-000008", "eval-before", "eval-after-sft",
                          "eval-after-arpo"]  # fmt: skip
-    lost = [f"training step {s}" for s in range(1, 7) if f"train-00000{s}" not in kept]
+    lost = [f"training step {s}" for s in range(6) if f"train-00000{s}" not in kept]
     assert lost, "there is not room for all"
     assert f"No tree is shown of {', '.join(lost)}: there was no room for one." in found.notes
 

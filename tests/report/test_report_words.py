@@ -6,9 +6,11 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_runs import make_run
 
+from arpo_algo.branching import Entropy, Probe
 from arpo_algo.report import words
 from arpo_algo.report.data import EvalRow, RunData, read_run
 from arpo_algo.tree import ForkDecision, Tree
@@ -36,15 +38,15 @@ def decision(start: float, now: float, reason: str, wanted: int, granted: int) -
     ("start", "now", "reason", "wanted", "granted", "expected"),
     [
         (0.012, 0.075, "ΔH=+0.0058, P=0.5012 > τ=0.5", 1, 1,
-         "Entropy rose from 0.012 to 0.075 nats a token (ΔH = +0.0058 normalised) → P=0.5012 > τ=0.5 → "
+         "Entropy rose from 0.012 to 0.075 nats a token (ΔH = +0.00583 normalised) → P=0.5012 > τ=0.5 → "
          "forked 1 sibling (node 4)."),
         (0.075, 0.012, "ΔH=-0.0058, P=0.4988 <= τ=0.5", 0, 0,
-         "Entropy fell from 0.075 to 0.012 nats a token (ΔH = -0.0058 normalised) → P=0.4988 <= τ=0.5 → not forked."),
+         "Entropy fell from 0.075 to 0.012 nats a token (ΔH = -0.00583 normalised) → P=0.4988 <= τ=0.5 → not forked."),
         (0.012, 0.075, "ΔH=+0.0058, P=0.5012 > τ=0.5; budget left 0", 1, 0,
-         "Entropy rose from 0.012 to 0.075 nats a token (ΔH = +0.0058 normalised) → P=0.5012 > τ=0.5 → "
+         "Entropy rose from 0.012 to 0.075 nats a token (ΔH = +0.00583 normalised) → P=0.5012 > τ=0.5 → "
          "1 sibling wanted, but no fork budget was left here → not forked."),
         (0.012, 0.075, "ΔH=+0.0058, u=0.100 < P=0.501; budget left 2", 3, 2,
-         "Entropy rose from 0.012 to 0.075 nats a token (ΔH = +0.0058 normalised) → u=0.100 < P=0.501 → "
+         "Entropy rose from 0.012 to 0.075 nats a token (ΔH = +0.00583 normalised) → u=0.100 < P=0.501 → "
          "forked 2 siblings (nodes 4, 5), not the 3 wanted: the budget had no more."),
     ],
 )  # fmt: skip
@@ -55,7 +57,16 @@ def test_fork_words(start: float, now: float, reason: str, wanted: int, granted:
 
 def test_fork_words_without_k_are_normalised_only() -> None:
     said = words.fork_words(probed(0.1, 0.2), decision(0.1, 0.2, "u=0.9, p=0.5", 0, 0), None)
-    assert said == "Entropy rose from 0.0093 to 0.0185 normalised (ΔH = +0.0093) → u=0.9, p=0.5 → not forked."
+    assert said == "Entropy rose from 0.00926 to 0.0185 normalised (ΔH = +0.00926) → u=0.9, p=0.5 → not forked."
+
+
+def test_small_entropies_and_close_decisions_are_not_rounded_away() -> None:
+    """A trained model's: a rise of 0.02 thousandths of a nat, which decided."""
+    probe = Probe(42e-5 / LN_V, 40e-5 / LN_V, 0, 0, np.random.default_rng(0))
+    for rule, compared in ((Entropy(k=2), "P=0.5000004 > τ=0.5"), (Entropy(k=2, rule="bernoulli"), " P=0.5000004 →")):
+        said = words.fork_words(probed(40e-5, 42e-5), decision(40e-5, 42e-5, rule.wish(probe).reason, 1, 1), 2)
+        assert "rose from 0.0004 to 0.00042 nats a token (ΔH = +1.9e-06 normalised)" in said
+        assert compared in said
 
 
 def row(name: str, wins: int, n: int, low: float, high: float) -> EvalRow:
