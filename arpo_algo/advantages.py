@@ -90,6 +90,27 @@ def actions(tree: Tree) -> dict[tuple[int, int], Node]:
     return {(leaf.id, n.id): n for leaf in tree.leaves() for n in tree.path(leaf.id) if n.kind == "action"}
 
 
+def misfit(trees: Sequence[Tree], credits: Sequence[Credit]) -> str | None:
+    """What is wrong with the shape of ``credits``, one a tree, and how to mend it; None: they fit the trees."""
+    if len(credits) != len(trees):
+        return f"advantages() gave {len(credits)} credits for {len(trees)} trees; give one a tree, in order"
+    for tree, credit in zip(trees, credits, strict=True):
+        nodes = actions(tree)
+        if credit.keys() != nodes.keys():
+            extra, lacking = len(credit.keys() - nodes.keys()), len(nodes.keys() - credit.keys())
+            return (
+                "a credit's keys must be every (leaf id, action node id) of every trajectory and no other node: "
+                f"{extra} are not actions on that leaf's path and {lacking} are missing; "
+                "arpo_algo.advantages.actions(tree) lists them"
+            )
+        for key, node in nodes.items():
+            given, wanted = credit[key], len(node.tokens)
+            if len(given) != wanted if isinstance(given, Sequence) else getattr(given, "ndim", 0):
+                kind = f"{type(given).__name__} of {len(given)}"  # type: ignore[arg-type]
+                return f"credit {key} must be one number, or a list of one a token ({wanted}), got a {kind}"
+    return None
+
+
 def whitened(trees: Sequence[Tree], credits: Sequence[Credit]) -> list[Credit]:
     """(A − mean)/std over all loss terms of the batch, every token of every trajectory once.
 

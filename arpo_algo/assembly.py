@@ -16,18 +16,18 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arpo_algo import checkpoint, engines, models, sharding
+from arpo_algo.algorithms.contract import Algorithm, keeps, rounds_of, with_correction
 from arpo_algo.branching import Never
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
 from arpo_algo.engines.base import Engine, Sampling
-from arpo_algo.envs import open_env
+from arpo_algo.envs import TextEnv, agent, open_env
 from arpo_algo.errors import ConfigError
 from arpo_algo.learner import Learner
 from arpo_algo.precision import resolve_precision
-from arpo_algo.sampler import RolloutConfig, TextEnv
+from arpo_algo.rolloutconfig import RolloutConfig
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import Job, Kind
-from arpo_env.env import AgentEnv
 from arpo_env.tasks.base import TaskFamily
 
 
@@ -57,15 +57,26 @@ def look_at_env(config: RunConfig) -> EnvFacts:
     """
     env = make_env(config)
     try:
-        inner = env.unwrapped
-        if not isinstance(inner, AgentEnv):
-            raise ConfigError(f"env.id={config.env.id!r} is not an AgentEnv but {type(inner).__name__}")
+        inner = agent(env)
         return EnvFacts(inner.family, inner.tool_names, inner.deterministic)
     finally:
         env.close()
 
 
-def rollout_configs(config: RunConfig, algorithm: Any, *, deterministic: bool) -> dict[Kind, RolloutConfig]:
+def enough_tasks(family: TaskFamily, config: RunConfig) -> None:
+    """Raises:
+    ConfigError: fewer held-out tasks than an evaluation asks for.
+    """
+    split = config.env.eval_split
+    size = family.size(split)
+    if size is not None and size < config.eval.tasks:
+        raise ConfigError(
+            f"eval.tasks={config.eval.tasks}, and split {split!r} of {family.name!r} has {size}; set eval.tasks={size} "
+            "or less, or choose another env.eval_split"
+        )
+
+
+def rollout_configs(config: RunConfig, algorithm: Algorithm, *, deterministic: bool) -> dict[Kind, RolloutConfig]:
     """How training and evaluation rollouts are sampled. ``deterministic``: of the environment (:class:`EnvFacts`).
 
     Raises:
@@ -99,31 +110,42 @@ def training_job(
 
 
 def fill_up(
-    first: list[Tree], wanted: int, algorithm: Any, more: Callable[[int, int, int], list[Tree]]
+    first: list[Tree], wanted: int, algorithm: Algorithm, more: Callable[[int, int, int], list[Tree]]
 ) -> tuple[list[Tree], list[Tree], int]:
     """A step's trees, those that the algorithm does not keep, and how many tasks both took.
 
     Args:
         first: the ``wanted`` trees of the first round.
-        algorithm: with ``keep`` it says which trees it can learn from, and with ``rounds`` how often others are drawn.
+        algorithm: with ``keep`` it says which trees it can learn from, and with ``rounds`` how often others are drawn
+            (0: all trees are kept).
         more: (round, number of trees, tasks drawn in the step before) -> trees.
     """
-    keep: Callable[[Tree], bool] | None = getattr(algorithm, "keep", None)
     trees: list[Tree] = []
     dropped: list[Tree] = []
     found, drawn = first, wanted
-    for attempt in range(1 + (algorithm.rounds if keep else 0)):
+    for attempt in range(1 + rounds_of(algorithm)):
         if attempt:
             missing = wanted - len(trees)
             found = more(attempt, missing, drawn)
             drawn += missing
         for tree in found:
-            (trees if keep is None or not tree.leaves() or keep(tree) else dropped).append(tree)
+            (trees if not tree.leaves() or keeps(algorithm, tree) else dropped).append(tree)
         if len(trees) == wanted:
             break
     if not any(t.leaves() for t in trees) and dropped:
         trees, dropped = dropped, []  # nothing to learn from, but a step all the same
     return trees, dropped, drawn
+
+
+def for_stale_trees(config: RunConfig, algorithm: Algorithm) -> Algorithm:
+    """The algorithm that updates on trees one step old.
+
+    Raises:
+        ConfigError: it has no importance correction to switch on.
+    """
+    if config.rollout.overlap == "off" or config.rollout.correction == "ratio":
+        return algorithm
+    return with_correction(algorithm, config.rollout.tis_cap)
 
 
 def load_policy(source: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -237,7 +259,7 @@ def restore_random(folder: Path) -> None:
     checkpoint.restore_random_state(torch.load(folder / "random.pt", map_location="cpu", weights_only=True))
 
 
-def new_learner(config: RunConfig, model: PreTrainedModel, algorithm: Any, world: World) -> Learner:
+def new_learner(config: RunConfig, model: PreTrainedModel, algorithm: Algorithm, world: World) -> Learner:
     return Learner(model, config.learner, temperature=config.rollout.temperature, algorithm=algorithm, world=world)
 
 

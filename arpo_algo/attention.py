@@ -82,6 +82,14 @@ class TreePlan:
         return flex_tree_attention(q, k, v, self._flex, scale, window, softcap)
 
 
+def key_value_shape(config: Any) -> tuple[int, int]:
+    """What a token's keys (and values) are in a layer: (heads, numbers a head). ``config``: of the text model."""
+    heads: int = config.num_attention_heads
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return kv_heads, head_dim
+
+
 def resolve_tree_attention(
     wanted: TreeAttention, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
 ) -> Literal["blocks", "flex"]:
@@ -95,12 +103,12 @@ def resolve_tree_attention(
     if wanted == "blocks" or (wanted == "auto" and device.type != "cuda"):
         return "blocks"
     config = config.get_text_config()
-    heads: int = config.num_attention_heads
+    kv_heads, head_dim = key_value_shape(config)
     why = flaw(
         Shape(
-            heads,
-            getattr(config, "num_key_value_heads", None) or heads,
-            getattr(config, "head_dim", None) or config.hidden_size // heads,
+            config.num_attention_heads,
+            kv_heads,
+            head_dim,
             dtype,
             device,
             getattr(config, "sliding_window", None) is not None,

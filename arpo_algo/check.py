@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from arpo_algo.advantages import actions, spread, term_weights
+from arpo_algo.advantages import actions, misfit, spread, term_weights
+from arpo_algo.algorithms.contract import Algorithm, length_of, needs, returns_of
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.branching import Expanding, Never, Planning
 from arpo_algo.errors import ConfigError, TrainingError
-from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.losses import LossBatch
 from arpo_algo.packing import Credit, Credited, chains, pack
-from arpo_algo.sampler import RolloutConfig
+from arpo_algo.rolloutconfig import RolloutConfig
+from arpo_algo.scoring import loss_of, score
 from arpo_algo.tree import Outcome, Tree
 
 _VOCAB = 61
@@ -140,7 +141,7 @@ def _check_contract(algorithm: Algorithm) -> None:
     if missing:
         raise CheckError(
             f"{type(algorithm).__name__} lacks {', '.join(missing)}; derive from arpo_algo.algorithms.base.Base or "
-            "define them (arpo_algo.learner.Algorithm)"
+            "define them (arpo_algo.algorithms.contract.Algorithm)"
         )
     try:
         RolloutConfig(M=algorithm.M, N=algorithm.N, branching=algorithm.branching)
@@ -167,24 +168,11 @@ def _check_credits(algorithm: Algorithm, trees: list[Tree], case: str) -> None:
     credits = _credits(algorithm, trees, case)
     if [tree.nodes for tree in trees] != before:
         raise CheckError(f"advantages() changed the trees ({case}); it must be a pure function: copy what you alter")
-    if len(credits) != len(trees):
-        raise CheckError(f"advantages() gave {len(credits)} credits for {len(trees)} trees; give one a tree, in order")
+    if wrong := misfit(trees, credits):
+        raise CheckError(f"with {case}: {wrong}")
     for tree, credit in zip(trees, credits, strict=True):
-        nodes = actions(tree)
-        if set(credit) != set(nodes):
-            extra, lacking = set(credit) - set(nodes), set(nodes) - set(credit)
-            raise CheckError(
-                f"a credit's keys must be every (leaf id, action node id) of every trajectory and no other node: with "
-                f"{case} {len(extra)} are not actions on that leaf's path and {len(lacking)} are missing; "
-                "arpo_algo.advantages.actions(tree) lists them"
-            )
-        for key, node in nodes.items():
-            try:
-                values = spread(credit[key], node)
-            except TypeError:
-                values = []
-            if len(values) != len(node.tokens):
-                raise CheckError(f"credit {key} must be one number, or a list of one a token ({len(node.tokens)})")
+        for key, node in actions(tree).items():
+            values = spread(credit[key], node)
             if not all(math.isfinite(v) for v in values):
                 raise CheckError(
                     f"with {case} the advantage of {key} is {values}; guard divisions by a standard deviation "
@@ -246,22 +234,20 @@ def _check_data(algorithm: Algorithm, trees: list[Tree]) -> None:
 
 
 def _items(algorithm: Algorithm, trees: Sequence[Tree]) -> list[Credited]:
-    weights = term_weights(
-        trees, algorithm.aggregation, shared_once=algorithm.shared_once, length=getattr(algorithm, "length", None)
-    )
-    returns: Sequence[Any] = algorithm.returns(trees) if hasattr(algorithm, "returns") else [None] * len(trees)
+    weights = term_weights(trees, algorithm.aggregation, shared_once=algorithm.shared_once, length=length_of(algorithm))
+    returns = returns_of(algorithm, trees)
     return [Credited(*x) for x in zip(trees, algorithm.advantages(trees), weights, returns, strict=True)]
 
 
 def _check_gradient(algorithm: Algorithm, trees: list[Tree], tolerance: float) -> None:
     items = _items(algorithm, trees)
     model = tiny_model()
-    needs = getattr(algorithm, "needs", frozenset[str]())
-    head = torch.nn.Linear(32, 1) if "values" in needs else None
+    wanted = needs(algorithm)
+    head = torch.nn.Linear(32, 1) if "values" in wanted else None
     if head is not None:
         torch.nn.init.constant_(head.weight, 0.1)
         torch.nn.init.constant_(head.bias, 0.2)
-    packed = _packed_gradient(algorithm, items, model, head, "entropy" in needs)
+    packed = _packed_gradient(algorithm, items, model, head, "entropy" in wanted)
     flat, leak = _flat_gradient(algorithm, items, model, head)
     if leak > 0:
         raise CheckError(

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from arpo_algo.budget import BudgetSection
 from arpo_algo.errors import ConfigError, unknown
 from arpo_algo.guards import GuardsSection
-from arpo_algo.learner import LearnerConfig
 from arpo_algo.models import DEFAULT
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.options import opt, section
 from arpo_algo.tracking import LogSection
 

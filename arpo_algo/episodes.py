@@ -12,14 +12,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import gymnasium
-
-from arpo_algo.errors import ConfigError
+from arpo_algo.envs import TextEnv, agent
 from arpo_algo.tree import Outcome
 from arpo_env.env import AgentEnv
-
-#: An AgentEnv inside whatever wrappers the user chose; ``copy.deepcopy`` forks it, wrappers included.
-TextEnv = gymnasium.Env[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +83,6 @@ class Episode:
     completion_tokens: int | None
     seconds: float
     tool_seconds: float
-
-
-def agent(env: TextEnv) -> AgentEnv:
-    """The :class:`AgentEnv` inside wrappers.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    inner = env.unwrapped
-    if not isinstance(inner, AgentEnv):
-        raise ConfigError(f"policies play AgentEnv environments, got {type(inner).__name__}")
-    return inner
 
 
 def run_episode(env: TextEnv, policy: Policy, options: Mapping[str, Any], seed: Sequence[int]) -> Episode:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo_algo.errors import TrainingError
-from arpo_algo.stats import wilson
+from arpo_algo.stats import paired_difference, wilson
 from arpo_algo.tree import Tree
 
 
@@ -80,3 +80,9 @@ def summarise(trees: Sequence[Tree], *, name: str, step: int, seconds: float) ->
         sum(len(t.void_leaves()) for t in trees),
         trees,
     )
+
+
+def compare(before: Evaluation, after: Evaluation) -> tuple[float, float, float]:
+    """Paired difference in success over the tasks both have: (mean, low, high) at 95 %."""
+    shared = sorted(set(before.per_task) & set(after.per_task))
+    return paired_difference([before.per_task[t] for t in shared], [after.per_task[t] for t in shared])

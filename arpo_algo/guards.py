@@ -104,7 +104,7 @@ _CLEAR = 0.2  # a smaller drop of the reward's running mean is noise
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One alarm, as it stands in ``alarms.jsonl``."""
+    """One alarm, as it stands in ``alarms.jsonl``. ``step``: of its phase, as in ``metrics.jsonl``."""
 
     step: int
     name: str
@@ -112,6 +112,7 @@ class Alarm:
     threshold: float | None
     message: str
     stop: bool = False
+    phase: Literal["sft", "train"] = "train"
 
 
 @dataclass

@@ -10,164 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from arpo_algo import sharding
-from arpo_algo.advantages import soft, term_weights
-from arpo_algo.attention import TREE_ATTENTIONS, TreeAttention, resolve_tree_attention, use_arpo_attention
-from arpo_algo.branching import BranchingRule
-from arpo_algo.distributed import World, even_parts, shares
-from arpo_algo.errors import ConfigError, NonFiniteError, unknown
-from arpo_algo.head import ROWS, token_logprobs
-from arpo_algo.lora import LoraConfig, attach
-from arpo_algo.losses import LossBatch, LossOutput
+from arpo_algo.advantages import misfit, soft, term_weights
+from arpo_algo.algorithms.contract import Algorithm, is_dense, length_of, needs, returns_of, value_lr_of
+from arpo_algo.attention import resolve_tree_attention, use_arpo_attention
+from arpo_algo.distributed import World, shares
+from arpo_algo.errors import ConfigError, NonFiniteError
+from arpo_algo.lora import attach
 from arpo_algo.memory import explained
-from arpo_algo.options import opt, section
+from arpo_algo.optimizer import LearnerConfig, even_cuts, make_optimizer
 from arpo_algo.packing import Credit, Credited, Pack, pack, split
-from arpo_algo.precision import PRECISIONS, Precision, autocast, resolve_precision
+from arpo_algo.precision import autocast, resolve_precision
+from arpo_algo.scoring import TokenOutput, loss_of, score
 from arpo_algo.tree import Tree
 
 _SMALLER = "lower learner.pack_tokens, or set learner.gradient_checkpointing=true"
-
-
-class Algorithm(Protocol):
-    """What the trainer knows of an algorithm: data and two pure functions; no model, no IO.
-
-    Optional attributes and methods, read with ``getattr`` (:mod:`arpo_algo.algorithms.base` has them all):
-
-    * ``needs``: a set of what the learner must provide: ``"reference"`` (``Node.ref_logprobs``,
-      ``LossBatch.ref_logp``), ``"values"`` (a value head; ``Node.value``, ``LossBatch.value``), ``"entropy"`` (a
-      gradient through ``LossBatch.entropy``).
-    * ``dense``: the loss has a gradient also where every advantage is zero, so no tree may be skipped.
-    * ``returns(trees)``: what the value head should predict, shaped like credits. ``value_lr``: its learning rate.
-    * ``length``: the constant of ``aggregation="fixed"``.
-    * ``keep(tree)`` and ``rounds``: the trainer replaces groups that are not kept, ``rounds`` times at most.
-    """
-
-    @property
-    def M(self) -> int: ...
-    @property
-    def N(self) -> int: ...
-    @property
-    def branching(self) -> BranchingRule: ...
-    @property
-    def aggregation(self) -> Literal["token", "sequence", "fixed"]: ...
-    @property
-    def shared_once(self) -> bool: ...
-
-    def advantages(self, trees: Sequence[Tree]) -> list[Credit]:
-        """Rewards -> the advantage of each action node in each trajectory, one credit a tree."""
-        ...
-
-    def loss(self, batch: LossBatch) -> LossOutput:
-        """A weighted sum over the terms of a pack; sums over packs add up to the mini-batch's loss."""
-        ...
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """Optimiser and batching; optimiser defaults are the paper's (all its settings: ``configs/paper.toml``).
-
-    Raises:
-        ConfigError: a value out of range.
-    """
-
-    lr: float = opt(1e-6, "AdamW's learning rate, constant after the warm-up")
-    weight_decay: float = opt(0.01, "AdamW's weight decay")
-    betas: tuple[float, float] = opt((0.9, 0.999), "AdamW's betas")
-    max_grad_norm: float = opt(1.0, "clip the gradient to this norm")
-    warmup_steps: int = opt(0, "optimiser steps of linear warm-up")
-    mini_batch: int | None = opt(None, "prompts an optimiser step; none: all of a step's prompts (strictly on-policy)")
-    epochs: int = opt(1, "passes over a step's trees")
-    pack_tokens: int = opt(4096, "unique tokens a forward at most (bounds memory)")
-    precision: Precision = opt("auto", "auto: bfloat16 autocast on GPUs and CPUs with AMX or AVX512_BF16, else float32")
-    attention: TreeAttention = opt(
-        "auto", "of packed trees: flex (attention by a fused kernel, GPUs), blocks; auto: flex where it works"
-    )
-    gradient_checkpointing: bool = opt(False, "recompute layers in the backward pass: less memory, more time")
-    optimizer: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit keeps its moments in 8 bits (bitsandbytes, GPU)")
-    keep_memory: bool = opt(True, "CPUs: keep freed memory for the next tensors instead of returning it (glibc)")
-    lora: LoraConfig = section(LoraConfig, "low-rank adapters instead of all weights")
-    shard: bool = opt(False, "FSDP2: each process holds a part of every layer (with several processes)")
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ConfigError(f"lr must be > 0, got {self.lr}")
-        if self.epochs < 1 or self.pack_tokens < 1 or (self.mini_batch is not None and self.mini_batch < 1):
-            raise ConfigError("epochs, pack_tokens and mini_batch must be >= 1")
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        if self.attention not in TREE_ATTENTIONS:
-            raise unknown("attention", self.attention, TREE_ATTENTIONS)
-        if self.optimizer not in ("adamw", "adamw8bit"):
-            raise unknown("optimizer", self.optimizer, ("adamw", "adamw8bit"))
-
-
-@dataclass
-class TokenOutput:
-    """Log-prob (with gradient), entropy and value of each loss token, all [U] float32."""
-
-    logp: torch.Tensor
-    entropy: torch.Tensor
-    value: torch.Tensor | None = None
-
-
-def score(
-    model: PreTrainedModel,
-    packed: Pack,
-    *,
-    temperature: float = 1.0,
-    attention: Literal["blocks", "flex"] = "blocks",
-    head_rows: int = ROWS,
-    value_head: torch.nn.Module | None = None,
-    entropy_gradient: bool = False,
-) -> TokenOutput:
-    """Log-probs of a pack's loss tokens under softmax(z / temperature).
-
-    Entropies carry a gradient only where asked for.
-
-    Raises:
-        ConfigError: a trajectory longer than the model's context.
-    """
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", packed.length)
-    if packed.length > context:
-        raise ConfigError(
-            f"a trajectory of {packed.length} tokens exceeds the model's context of {context}; lower rollout.max_tokens"
-        )
-    hidden = model.base_model(
-        input_ids=packed.tokens[None],
-        position_ids=packed.positions[None],
-        use_cache=False,
-        plan=packed.plan(attention),
-    ).last_hidden_state[0]
-    head: torch.nn.Linear = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    logp, entropy = token_logprobs(
-        hidden[packed.source],
-        head.weight,
-        packed.target,
-        bias=head.bias,
-        temperature=temperature,
-        softcap=getattr(config, "final_logit_softcapping", None),
-        rows=head_rows,
-        entropy_gradient=entropy_gradient,
-    )
-    value = None
-    if value_head is not None:
-        with torch.autocast(hidden.device.type, enabled=False):  # a critic in half precision rounds what it learns from
-            value = value_head(hidden[packed.source].float())[:, 0]
-    return TokenOutput(logp, entropy, value)
 
 
 class Learner:
     """Owns the optimiser of one model, and the value head and the reference model of algorithms that need them.
 
     Args:
-        algorithm: what is trained with; only its ``needs`` are looked at (see :class:`Algorithm`).
+        algorithm: what is trained with; only its ``needs`` and ``value_lr`` are looked at.
         world: the processes of the run. Each is given all trees, computes its share, and adds its gradient to the
             others': the sum is the gradient that one process would have computed.
 
@@ -211,15 +81,15 @@ class Learner:
         self.sharded = sharding.is_sharded(self.parameters)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.optimizer = _optimizer(config, self.parameters, self.device)
+        self.optimizer = make_optimizer(config, self.parameters, self.device)
         self.value_head: torch.nn.Linear | None = None
-        if "values" in getattr(algorithm, "needs", ()):
+        if algorithm is not None and "values" in needs(algorithm):
             self.value_head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1, device=self.device)
             torch.nn.init.zeros_(self.value_head.weight)
             torch.nn.init.zeros_(self.value_head.bias)
             own = list(self.value_head.parameters())
             self.parameters += own
-            rate = getattr(algorithm, "value_lr", config.lr)
+            rate = value_lr_of(algorithm, config.lr)
             self.optimizer.add_param_group({"params": own, "lr": rate, "base_lr": rate})
         self.reference: PreTrainedModel | None = None
         self.steps = 0
@@ -250,14 +120,17 @@ class Learner:
                 policy) the one that sampled.
 
         Raises:
+            ConfigError: the algorithm's advantages do not fit the trees, or what it needs is not there.
             NonFiniteError: a non-finite loss or gradient, where nobody is told instead (``on_nonfinite``).
         """
         self.annotate(trees, algorithm)
         credits = algorithm.advantages(trees)
-        returns = algorithm.returns(trees) if hasattr(algorithm, "returns") else [None] * len(trees)
+        if wrong := misfit(trees, credits):
+            raise ConfigError(f"algorithm {type(algorithm).__name__}: {wrong}; check_algorithm looks for more")
+        returns = returns_of(algorithm, trees)
         batches = [
             self._batch(trees[i:j], credits[i:j], algorithm, returns[i:j])
-            for i, j in _even_cuts(len(trees), self.config.mini_batch or len(trees))
+            for i, j in even_cuts(len(trees), self.config.mini_batch or len(trees))
         ]
         self.model.train()
         several = len(batches) * self.config.epochs > 1
@@ -309,12 +182,12 @@ class Learner:
         Raises:
             ConfigError: no reference model, or no value head (give ``Learner`` the algorithm).
         """
-        needs = getattr(algorithm, "needs", frozenset[str]())
-        if not needs & {"reference", "values"}:
+        wanted = needs(algorithm)
+        if not wanted & {"reference", "values"}:
             return
-        if "reference" in needs and self.reference is None:
+        if "reference" in wanted and self.reference is None:
             raise ConfigError("a KL penalty needs a reference model: call learner.set_reference(model) first")
-        if "values" in needs and self.value_head is None:
+        if "values" in wanted and self.value_head is None:
             raise ConfigError("this algorithm needs a value head: build the learner with Learner(…, algorithm=…)")
         items = []
         for tree in trees:
@@ -324,11 +197,11 @@ class Learner:
         for group in split(own, self.config.pack_tokens):
             packed = pack(group).to(self.device)
             with torch.no_grad():
-                if self.reference is not None and "reference" in needs:
+                if self.reference is not None and "reference" in wanted:
                     logp = self._score(packed, self.reference).logp.tolist()
                     for node, first in packed.spans:
                         node.ref_logprobs = logp[first : first + len(node.tokens)]
-                if "values" in needs:
+                if "values" in wanted:
                     value = self._score(packed, value_head=self.value_head).value
                     assert value is not None
                     for node, first in packed.spans:
@@ -350,14 +223,14 @@ class Learner:
         returns: Sequence[Credit | None] | None = None,
     ) -> list[Pack]:
         weights = term_weights(
-            trees, algorithm.aggregation, shared_once=algorithm.shared_once, length=getattr(algorithm, "length", None)
+            trees, algorithm.aggregation, shared_once=algorithm.shared_once, length=length_of(algorithm)
         )
         items = [
             Credited(tree, credit, weight, target)
             for tree, credit, weight, target in zip(
                 trees, credits, weights, returns or [None] * len(trees), strict=True
             )
-            if getattr(algorithm, "dense", False) or any(_any(a) for a in credit.values())
+            if is_dense(algorithm) or any(_any(a) for a in credit.values())
         ]
         return self._packs(items)
 
@@ -393,7 +266,7 @@ class Learner:
             out = self._score(
                 packed,
                 value_head=self.value_head,
-                entropy_gradient="entropy" in getattr(algorithm, "needs", ()),
+                entropy_gradient="entropy" in needs(algorithm),
             )
             loss = loss_of(packed, out, algorithm, old)
             if not torch.isfinite(loss.loss):
@@ -450,62 +323,6 @@ class Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return {**self.world.add_numbers({"loss": total}), "grad_norm": self.optimizer_step()}
-
-
-def _optimizer(
-    config: LearnerConfig, parameters: list[torch.nn.Parameter], device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW over ``parameters``.
-
-    Raises:
-        ConfigError: 8-bit moments without bitsandbytes or without a GPU.
-    """
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            [{"params": part} for part in sharding.apart(parameters)],
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    if device.type != "cuda":
-        raise ConfigError(f"learner.optimizer=adamw8bit needs a CUDA GPU, the model is on {device}; use adamw")
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise ConfigError(
-            "learner.optimizer=adamw8bit needs the package bitsandbytes: pip install bitsandbytes"
-        ) from None
-    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-    )
-    return made
-
-
-def _even_cuts(total: int, size: int) -> list[tuple[int, int]]:
-    """``total`` things in as few runs of at most ``size`` as need be, none much smaller: each is one optimiser step."""
-    return [(part.start, part.stop) for part in even_parts(total, -(-total // size))]
-
-
-def loss_of(packed: Pack, out: TokenOutput, algorithm: Algorithm, old: torch.Tensor | None = None) -> LossOutput:
-    """Expand loss tokens to loss terms and apply the algorithm. ``old`` [U]: None means the current policy."""
-    logp = out.logp[packed.term]
-    old_logp = logp.detach() if old is None else old[packed.term]
-    return algorithm.loss(
-        LossBatch(
-            logp,
-            old_logp,
-            packed.rollout_logp[packed.term],
-            packed.advantage,
-            out.entropy[packed.term],
-            packed.leaf,
-            packed.node,
-            packed.weight,
-            None if packed.ref_logp is None else packed.ref_logp[packed.term],
-            None if out.value is None else out.value[packed.term],
-            packed.returns,
-        )
-    )
 
 
 def _exchange_annotations(trees: Sequence[Tree], own: Sequence[Tree], world: World) -> None:

@@ -9,8 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from arpo_algo import options
-from arpo_algo.envs import open_env
-from arpo_env.env import AgentEnv
+from arpo_algo.envs import agent, open_env
 
 #: Is sent observations, gives turns.
 Player = Generator[str, str, None]
@@ -20,12 +19,11 @@ def play(console: Console, env_id: str, seed: int, overrides: Sequence[str], *, 
     """Play one episode; returns 0.
 
     Raises:
-        ConfigError: an unknown id or option, or a model that cannot be loaded.
+        ConfigError: an unknown id or option, no AgentEnv, or a model that cannot be loaded.
     """
     env = open_env(env_id, options.override({}, overrides), name="env")
-    inner = env.unwrapped
-    assert isinstance(inner, AgentEnv)
     try:
+        inner = agent(env)
         _, info = env.reset(seed=seed)
         for message in info["messages"]:
             console.print(Panel(Text(message["content"]), title=message["role"], title_align="left"))

@@ -21,12 +21,12 @@ from gymnasium.envs.registration import load_env_creator
 
 from arpo_algo import assembly, checkpoint, options
 from arpo_algo.algorithms import make
+from arpo_algo.algorithms.contract import needs
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
 from arpo_algo.errors import ConfigError
 from arpo_algo.rendering import Renderer
 from arpo_algo.runfolder import read_rows, read_trees
-from arpo_algo.trainer import for_stale_trees
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import LocalRollouts
 
@@ -69,13 +69,13 @@ def replay_update(run: Path, step: int) -> Replay:
     if point is not None:
         assembly.restore_learner(point, learner, device)
         assembly.restore_random(point)
-    if "reference" in getattr(algorithm, "needs", ()):
+    if "reference" in needs(algorithm):
         learner.set_reference(assembly.load_policy(str(run / "reference"), device)[0])
     stale = config.rollout.overlap != "off"
     out = Replay()
     out.metrics = learner.update(
         [t for t in trees if t.leaves()],
-        for_stale_trees(config, algorithm),
+        assembly.for_stale_trees(config, algorithm),
         old_policy="rollout" if stale and config.rollout.correction == "ratio" else "current",
     )
     rows = [r for r in read_rows(run / "metrics.jsonl") if r["phase"] == "train" and r["step"] == step]

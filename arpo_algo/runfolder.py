@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from arpo_algo.errors import ConfigError
+from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.tree import Tree
 from arpo_env import lines
 
@@ -64,7 +64,7 @@ class RunFolder:
         follower: a further process of the run whose main process has the folder open: it reads, and writes nothing.
 
     Raises:
-        ConfigError: another process has the folder open.
+        ConfigError: another process has the folder open, or it cannot be made or written.
     """
 
     def __init__(self, path: Path, *, follower: bool = False) -> None:
@@ -72,8 +72,11 @@ class RunFolder:
         self.follower = follower
         if follower:
             return
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (path / ".lock").open("w", encoding="utf-8")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / ".lock").open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"run folder {path} cannot be used: {error}; choose another --out") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -86,16 +89,32 @@ class RunFolder:
             self._lock.close()
 
     def write_config(self, record: Mapping[str, Any]) -> None:
-        if self.follower:
-            return
-        write_atomic(self.path / "config.json", json.dumps(record, indent=1, default=str).encode())
+        """Raises:
+        TrainingError: the disk is full or fails; the file is as it was.
+        """
+        self._replace("config.json", json.dumps(record, indent=1, default=str).encode())
 
     def read_config(self) -> dict[str, Any] | None:
+        """``config.json``; None when there is none yet.
+
+        Raises:
+            ConfigError: it is not a training run's.
+        """
         file = self.path / "config.json"
         if not file.exists():
             return None
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            record: Any = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}; choose another --out") from None
+        if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+            raise ConfigError(f"{self.path} holds no training run, its config.json is another's; choose another --out")
         return record
+
+    def drop(self, name: str) -> None:
+        """Remove a file that is there or not."""
+        if not self.follower:
+            (self.path / name).unlink(missing_ok=True)
 
     def append(self, name: str, *rows: Mapping[str, Any]) -> None:
         """Add rows to ``name`` (metrics.jsonl, eval.jsonl), all or none of them.
@@ -111,11 +130,21 @@ class RunFolder:
         return read_rows(self.path / name)
 
     def keep_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace a log by ``rows`` (resume drops what came after the checkpoint)."""
-        if self.follower:
-            return
-        write_atomic(self.path / name, b"".join(json.dumps(r).encode() + b"\n" for r in rows))
+        """Replace a log by ``rows`` (resume drops what came after the checkpoint).
+
+        Raises:
+            TrainingError: the disk is full or fails; the file is as it was.
+        """
+        self._replace(name, b"".join(json.dumps(r).encode() + b"\n" for r in rows))
 
     def save_trees(self, name: str, trees: Iterable[Tree], folder: str = "trees") -> None:
         if not self.follower:
             write_trees(self.path / folder / f"{name}.jsonl.gz", trees)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        if self.follower:
+            return
+        try:
+            write_atomic(self.path / name, data)
+        except OSError as error:
+            raise TrainingError(f"{self.path / name} cannot be written: {error}; make room and --resume") from error

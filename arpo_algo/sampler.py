@@ -16,7 +16,6 @@ No barrier between turns: each trajectory goes on when its own tool has answered
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
@@ -24,68 +23,21 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from arpo_algo.branching import BranchingRule, Expanding, FairBudget, ForkPoint, Never, Planning, Probe
-from arpo_algo.engines.base import Engine, Event, Finished, Request, Sampling
+from arpo_algo.branching import FairBudget, Probe
+from arpo_algo.engines.base import Engine, Event, Finished, Request
 from arpo_algo.entropy import normalised_mean
-from arpo_algo.episodes import TextEnv as TextEnv
-from arpo_algo.episodes import agent
+from arpo_algo.envs import TextEnv, agent
 from arpo_algo.errors import ConfigError
+from arpo_algo.expansion import Expansion, Turn
 from arpo_algo.rendering import Renderer
+from arpo_algo.rolloutconfig import RolloutConfig
 from arpo_algo.threads import DaemonPool, Submitted
 from arpo_algo.tree import ForkDecision, Node, Outcome, Tree
 from arpo_env.errors import ArpoEnvError, InfraError
 
 
-@dataclass(frozen=True)
-class RolloutConfig:
-    """How a group is sampled.
-
-    Args:
-        M: trajectories a prompt. N: how many of them start at the root; the rest are forks (or filled up).
-        branching: when to fork; ``Never()`` is trajectory-level sampling and then N must equal M.
-        sampling: temperature and the like.
-        max_turn_tokens: new tokens a turn at most. max_tokens: tokens of a trajectory at most, prompt included.
-        tool_lag: engine steps between a call and the admission of its result; None: as they come.
-        tool_timeout: seconds that a call may run before it is given up and its trajectory is void.
-
-    Raises:
-        ConfigError: contradictory values.
-    """
-
-    M: int = 16
-    N: int = 8
-    branching: BranchingRule = field(default_factory=Never)
-    sampling: Sampling = field(default_factory=Sampling)
-    max_turn_tokens: int = 256
-    max_tokens: int = 2048
-    tool_lag: int | None = 1
-    tool_timeout: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.N < 1:
-            raise ConfigError(f"N must be >= 1 root rollout, got {self.N}")
-        if self.M < self.N:
-            raise ConfigError(f"M={self.M} trajectories cannot hold N={self.N} root rollouts; need M >= N")
-        if self.branching.probe_tokens == 0 and self.M != self.N and not isinstance(self.branching, Expanding):
-            raise ConfigError(f"branching that never forks needs M == N, got M={self.M}, N={self.N}")
-        if self.max_turn_tokens < 1 or self.max_tokens < 1:
-            raise ConfigError(f"token budgets must be >= 1, got {self.max_turn_tokens} and {self.max_tokens}")
-        if self.tool_lag is not None and self.tool_lag < 0:
-            raise ConfigError(f"tool_lag must be >= 0 or None, got {self.tool_lag}")
-        if not self.tool_timeout > 0:
-            raise ConfigError(f"tool_timeout must be > 0 seconds, got {self.tool_timeout}")
-
-
 @dataclass
-class _Turn:
-    """A turn as it began, kept so that an expanding rule can fork at it or inside it."""
-
-    branch: _Branch  # a copy: environment, random key and prefix from before the turn
-    said: list[int]  # this turn's tokens that lie above the node (it was cut)
-
-
-@dataclass
-class _Group:
+class Group:
     """A tree under way."""
 
     index: int
@@ -98,14 +50,14 @@ class _Group:
     n_roots: int = 1  # N of this tree
     planned: bool = True  # N is known
     waves: int = 0  # rounds of expansion so far
-    turns: dict[int, _Turn] = field(default_factory=dict)  # by action node; only for expanding rules
+    turns: dict[int, Turn] = field(default_factory=dict)  # by action node; only for expanding rules
 
 
 @dataclass
-class _Branch:
+class Branch:
     """A trajectory under way: where it stands and what it inherited."""
 
-    group: _Group
+    group: Group
     root: int
     key: tuple[int, ...]  # path of fork choices: names the branch's random streams
     env: TextEnv
@@ -126,7 +78,7 @@ class _Branch:
 class _Call:
     """A turn handed to its environment; its result is due at an engine step."""
 
-    branch: _Branch
+    branch: Branch
     future: Submitted[tuple[str, SupportsFloat, bool, bool, dict[str, Any]]]
     due: int | None
 
@@ -195,14 +147,14 @@ class TreeSampler:
         whose ``stop_reason`` says why: a tree may have nothing but those.
         """
         entropy = (seed,) if isinstance(seed, int) else tuple(seed)
-        run = _Run(self, entropy, on_leaf)
+        run = Run(self, entropy, on_leaf)
         try:
             return run.run(tasks, range(len(tasks)) if indices is None else indices)
         finally:
             run.cleanup()
 
 
-class _Run:
+class Run:
     """The event loop of one :meth:`TreeSampler.sample` call."""
 
     def __init__(
@@ -213,12 +165,17 @@ class _Run:
         self.config = sampler.config
         self.entropy = entropy
         self.on_leaf = on_leaf
-        self.running: dict[int, _Branch] = {}
+        self.running: dict[int, Branch] = {}
         self.calls: list[_Call] = []
         self.steps = 0
-        self.groups: list[_Group] = []
+        self.groups: list[Group] = []
 
-    def rng(self, group: _Group, key: tuple[int, ...], purpose: int) -> np.random.Generator:
+    @property
+    def expansion(self) -> Expansion:
+        """Made where it is used: kept, it and the run would hold each other, and the trees, until they are swept."""
+        return Expansion(self)
+
+    def rng(self, group: Group, key: tuple[int, ...], purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([*self.entropy, group.index, purpose, *key]))
 
     # ------------------------------------------------------------------ the loop
@@ -251,20 +208,20 @@ class _Run:
         for group in self.groups:
             self.close_group(group)
 
-    def close_group(self, group: _Group) -> None:
-        for turn in group.turns.values():
-            turn.branch.env.close()
-        group.turns.clear()
+    def close_group(self, group: Group) -> None:
+        self.expansion.forget(group)
         if group.env is not None:
             group.env.close()
             group.env = None
 
     def open_group(self, index: int, options: dict[str, Any]) -> None:
-        env = self.sampler._spare.pop() if self.sampler._spare else self.sampler.make_env()
+        env: TextEnv | None = None
         try:
+            env = self.sampler._spare.pop() if self.sampler._spare else self.sampler.make_env()
             _, info = env.reset(options=options)
         except Exception as error:
-            env.close()
+            if env is not None:
+                env.close()
             self.open_void(index, str(options.get("task_id", options)), error)
             return
         inner = agent(env)
@@ -277,9 +234,9 @@ class _Run:
             )
         tree = Tree(info["task_id"], prompt, prompt_text=info["messages"][-1]["content"])
         tree.meta["max_tokens"] = self.config.max_tokens
-        planning = isinstance(self.config.branching, Planning)
+        planning = self.expansion.planning
         n = 1 if planning else self.config.N
-        group = _Group(index, tree, self.budget(index, n, n if planning else self.config.M), [0] * n, env=env)
+        group = Group(index, tree, self.budget(index, n, n if planning else self.config.M), [0] * n, env=env)
         group.stop, group.n_roots, group.planned = inner.stop_strings, n, not planning
         self.groups.append(group)
         for _ in range(n):
@@ -289,7 +246,7 @@ class _Run:
         """A task that could not even begin: a tree of one void trajectory."""
         end = self.sampler.renderer.tokenizer.eos_token_id
         tree = Tree(name, [end if isinstance(end, int) else 0])
-        self.groups.append(_Group(index, tree, self.budget(index, 1, 1), []))
+        self.groups.append(Group(index, tree, self.budget(index, 1, 1), []))
         self.add_void(tree, 0, error)
 
     def add_void(self, tree: Tree, above: int, error: Exception) -> Node:
@@ -304,7 +261,7 @@ class _Run:
         rng = np.random.default_rng(np.random.SeedSequence([*self.entropy, index, _BUDGET]))
         return FairBudget(trajectories - roots, roots, rng)
 
-    def start_root(self, group: _Group, *, may_fork: bool) -> None:
+    def start_root(self, group: Group, *, may_fork: bool) -> None:
         assert group.env is not None
         root = group.roots
         group.roots += 1
@@ -316,9 +273,9 @@ class _Run:
             self.add_void(group.tree, 0, error)
             return
         group.live[root] += 1
-        self.submit(_Branch(group, root, (root,), env, 0, list(group.tree.nodes[0].tokens), may_fork))
+        self.submit(Branch(group, root, (root,), env, 0, list(group.tree.nodes[0].tokens), may_fork))
 
-    def submit(self, branch: _Branch) -> None:
+    def submit(self, branch: Branch) -> None:
         """Ask the engine for the branch's next turn."""
         config = self.config
         request_id = self.sampler._next_id
@@ -349,14 +306,14 @@ class _Run:
             del self.running[event.id]
             self.finished_turn(branch, event)
 
-    def current_node(self, branch: _Branch) -> Node:
+    def current_node(self, branch: Branch) -> Node:
         """The node of the turn being generated, made at its first event so that its siblings come after it."""
         tree = branch.group.tree
         if branch.node is None:
             branch.node = tree.add(branch.above, "action").id
         return tree.nodes[branch.node]
 
-    def probe(self, branch: _Branch, entropies: tuple[float, ...]) -> None:
+    def probe(self, branch: Branch, entropies: tuple[float, ...]) -> None:
         """The first k tokens of a turn are out (or all of a shorter turn): take the baseline, or maybe fork."""
         k = self.config.branching.probe_tokens
         if branch.decided or k == 0:
@@ -378,7 +335,7 @@ class _Run:
             self.fork(branch, node, sibling)
         branch.forks_on_path = branch.forks_on_path + 1 if granted else 0
 
-    def fork(self, branch: _Branch, beside: Node, sibling: int) -> None:
+    def fork(self, branch: Branch, beside: Node, sibling: int) -> None:
         """A sibling turn at the node where entropy was measured: same prefix, a live clone of its environment."""
         group = branch.group
         try:
@@ -386,7 +343,7 @@ class _Run:
         except InfraError as error:
             self.add_void(group.tree, branch.above, error).fork_of = beside.id
             return
-        twin = _Branch(
+        twin = Branch(
             group,
             branch.root,
             (*branch.key, branch.turn, sibling + 1),
@@ -405,20 +362,17 @@ class _Run:
         node.fork_of = beside.id
         twin.decided = True  # the decision at this node has been taken
 
-    def finished_turn(self, branch: _Branch, event: Finished) -> None:
+    def finished_turn(self, branch: Branch, event: Finished) -> None:
         node = self.current_node(branch)
         node.tokens += event.tokens
         node.logprobs += event.logprobs
         node.entropies += event.entropies
         node.text = event.text
-        if isinstance(self.config.branching, Expanding):
-            try:
-                env = copy.deepcopy(branch.env)
-            except InfraError as error:
-                self.end(branch, _void(error))
-                return
-            before = dataclasses.replace(branch, env=env, prefix=list(branch.prefix), node=None)
-            branch.group.turns[node.id] = _Turn(dataclasses.replace(before, request=None), list(branch.said))
+        try:
+            self.expansion.remember(branch, node)
+        except InfraError as error:
+            self.end(branch, _void(error))
+            return
         text = self.decode([*branch.said, *event.tokens]) if branch.said else event.text
         branch.prefix += event.tokens
         branch.turn += 1
@@ -484,7 +438,7 @@ class _Run:
             _, reward, terminated, truncated, info = branch.env.get_wrapper_attr("truncate")("max_tokens")
         self.end(branch, Outcome.of(float(reward), truncated, info))
 
-    def end(self, branch: _Branch, outcome: Outcome, *, close: bool = True) -> None:
+    def end(self, branch: Branch, outcome: Outcome, *, close: bool = True) -> None:
         group = branch.group
         node = self.current_node(branch)
         node.outcome = outcome
@@ -501,116 +455,21 @@ class _Run:
             return
         # All paths have ended: fork them where the rule says, or fill up to M from the root, all at once.
         if not group.planned:
-            self.plan(group)
-        if not any(group.live) and (missing := self.missing(group)) > 0 and not self.grow(group, missing):
-            for _ in range(missing):
-                self.start_root(group, may_fork=False)
+            self.expansion.plan(group)
+        if not any(group.live) and (missing := self.missing(group)) > 0:
+            rng = self.rng(group, (group.waves,), _EXPAND)
+            if not self.expansion.grow(group, missing, rng):
+                for _ in range(missing):
+                    self.start_root(group, may_fork=False)
         if not any(group.live) and group.env is not None:
             env, group.env = group.env, None
             env.close()
             self.sampler._spare.append(env)
             self.close_group(group)
 
-    def missing(self, group: _Group) -> int:
+    def missing(self, group: Group) -> int:
         """Trajectories short of M, those under way counted."""
         return self.config.M - len(group.tree.leaves()) - len(group.tree.void_leaves()) - sum(group.live)
-
-    # ------------------------------------------------------------------ rules that look at finished rollouts
-
-    def plan(self, group: _Group) -> None:
-        """The first rollout has ended: its entropies set N (:class:`~arpo_algo.branching.Planning`)."""
-        rule = self.config.branching
-        assert isinstance(rule, Planning)
-        turns = [n for n in group.tree.nodes if n.kind == "action" and n.entropies]
-        k = self.config.branching.probe_tokens
-        root, *tools = [normalised_mean(n.entropies, k, self.engine.vocab_size) for n in turns] or [0.0]
-        n = max(1, min(self.config.M, rule.plan_roots(self.config.M, root, tools)))
-        group.tree.meta["roots"] = n
-        group.planned, group.n_roots = True, n
-        group.budget = self.budget(group.index, n, self.config.M)
-        group.live += [0] * (n - len(group.live))
-        group.budget.retire(0)
-        for _ in range(n - 1):
-            self.start_root(group, may_fork=group.budget.forks > 0)
-
-    def grow(self, group: _Group, missing: int) -> bool:
-        """:meth:`expand`; what infrastructure keeps from growing becomes void trajectories."""
-        try:
-            return self.expand(group, missing)
-        except InfraError as error:
-            for _ in range(self.missing(group)):
-                self.add_void(group.tree, 0, error)
-            return True
-
-    def expand(self, group: _Group, missing: int) -> bool:
-        """Fork finished rollouts where the rule says (:class:`~arpo_algo.branching.Expanding`); False: nowhere."""
-        rule = self.config.branching
-        if not isinstance(rule, Expanding):
-            return False
-        tree = group.tree
-        points = rule.expand(tree, missing, self.rng(group, (group.waves,), _EXPAND))[:missing]
-        # Cut first, fork afterwards: ids shift while cutting, node objects stay.
-        where: list[tuple[Node, int, list[ForkPoint]]] = []
-        for number in sorted({p.node for p in points}):
-            node = tree.nodes[number]
-            for offset in sorted({self.clean(group, node, p.offset) for p in points if p.node == number}):
-                same = [p for p in points if p.node == number and self.clean(group, node, p.offset) == offset]
-                where.append((node, offset, same))
-        at: dict[int, tuple[Node, int]] = {}  # original node (by identity) -> what is left of it, and where that begins
-        forks: list[tuple[Node, int]] = []  # (the node that siblings are beside, how many)
-        for node, offset, same in where:
-            rest, begin = at.get(id(node), (node, 0))
-            if offset > begin:
-                rest, begin = self.cut(group, rest, offset - begin), offset
-                at[id(node)] = (rest, begin)
-            forks.append((rest, len(same)))
-        for number, (beside, count) in enumerate(forks):
-            for sibling in range(count):
-                self.fork_ended(group, beside, (group.waves, number, sibling))
-        group.waves += 1
-        return bool(forks)
-
-    def clean(self, group: _Group, node: Node, offset: int) -> int:
-        """The nearest offset at or before ``offset`` that splits neither a character nor a stop tag."""
-        stops = [s[:i] for s in group.stop for i in range(1, len(s))]
-        while offset > 0:
-            text = self.decode([*group.turns[node.id].said, *node.tokens[:offset]])
-            if not text.endswith(("\ufffd", *stops)):
-                break
-            offset -= 1
-        return offset
-
-    def cut(self, group: _Group, node: Node, offset: int) -> Node:
-        """Cut an action of a finished rollout; returns its second part. Later nodes' ids grow by one."""
-        head = node.id
-        said = group.turns[head].said
-        before, whole = self.decode(said), self.decode([*said, *node.tokens])
-        middle = self.decode([*said, *node.tokens[:offset]])
-        tail = group.tree.split(head, offset, text=(middle[len(before) :], whole[len(middle) :]))
-        group.turns = {i + 1 if i > head else i: turn for i, turn in group.turns.items()}
-        start = group.turns[head].branch
-        copied = dataclasses.replace(start, env=copy.deepcopy(start.env), prefix=[*start.prefix, *node.tokens])
-        group.turns[tail.id] = _Turn(copied, [*said, *node.tokens])
-        return tail
-
-    def fork_ended(self, group: _Group, beside: Node, key: tuple[int, ...]) -> None:
-        """A new trajectory beside the turn, or the part of a turn, ``beside``."""
-        turn = group.turns[beside.id]
-        start = turn.branch
-        assert beside.parent is not None
-        twin = dataclasses.replace(
-            start,
-            key=(*start.key, start.turn, *(k + 1 for k in key)),
-            env=copy.deepcopy(start.env),
-            above=beside.parent,
-            prefix=list(start.prefix),
-            may_fork=False,
-            said=list(turn.said),
-        )
-        group.live[twin.root] += 1
-        self.submit(twin)
-        self.current_node(twin).fork_of = beside.id
-        twin.decided = True
 
     def decode(self, tokens: list[int]) -> str:
         return str(self.sampler.renderer.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -633,7 +492,7 @@ def _void(error: Exception) -> Outcome:
     Raises:
         Exception: ``error`` itself, when it says that the caller misused something: every trajectory would fail.
     """
-    if isinstance(error, ConfigError | ArpoEnvError) and not isinstance(error, InfraError):
+    if isinstance(error, ArpoEnvError) and not isinstance(error, InfraError):
         raise error
     said = f"infra: {error}" if isinstance(error, InfraError) else f"error: {type(error).__name__}: {error}"
     return Outcome(0.0, stop_reason=said, void=True)

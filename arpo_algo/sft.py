@@ -11,11 +11,10 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
+from arpo_algo.envs import TextEnv, agent
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.rendering import Renderer
-from arpo_algo.sampler import TextEnv
 from arpo_algo.tree import Outcome, Tree
-from arpo_env.env import AgentEnv
 
 
 def demonstrate(env: TextEnv, renderer: Renderer, task_id: str, rng: np.random.Generator, flawed_share: float) -> Tree:
@@ -28,9 +27,7 @@ def demonstrate(env: TextEnv, renderer: Renderer, task_id: str, rng: np.random.G
         TrainingError: the demonstrator broke the protocol (a fault of the task family).
     """
     _, info = env.reset(options={"task_id": task_id})
-    inner = env.unwrapped
-    if not isinstance(inner, AgentEnv):
-        raise ConfigError(f"demonstrations need an AgentEnv, got {type(inner).__name__}")
+    inner = agent(env)
     tree = Tree(task_id, renderer.prompt(info["messages"]), prompt_text=info["messages"][-1]["content"])
     flawed = bool(rng.random() < flawed_share)
     tree.meta["flawed"] = flawed
@@ -69,10 +66,8 @@ def demonstrations(
     if not 0.0 <= flawed_share <= 1.0:
         raise ConfigError(f"flawed_share must lie in [0, 1], got {flawed_share}")
     env = make_env()
-    inner = env.unwrapped
-    assert isinstance(inner, AgentEnv)
     try:
-        for index, task in enumerate(inner.family.task_ids("train", task_seed, begin, count), begin):
+        for index, task in enumerate(agent(env).family.task_ids("train", task_seed, begin, count), begin):
             rng = np.random.default_rng(np.random.SeedSequence([seed, 3, index]))
             yield demonstrate(env, renderer, task, rng, flawed_share)
     finally:

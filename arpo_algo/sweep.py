@@ -1,5 +1,8 @@
 """Algorithms × seeds at an equal budget, from one cold start a seed; every run resumes, the comparison is drawn anew.
 
+Each seed trains on questions of its own (stream ``env.task_seed`` + seed), so that a spread over seeds holds the luck
+of the questions too; under one seed all algorithms see the same ones. Held-out tasks are the same for all.
+
 A sweep's folder::
 
     cold-start/seed-0/      a run of its own, where the configuration asks for a cold start
@@ -15,7 +18,7 @@ import gc
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,7 @@ class SweepRow:
     spent: dict[str, list[float]] = field(default_factory=dict)  # metric -> running total by step
     success: list[float] = field(default_factory=list)
     forks: float = 0.0  # of the whole run
+    task_seed: int = 0  # stream of its training tasks
     folder: Path | None = None  # the run's own
 
     def to_json(self) -> dict[str, Any]:
@@ -75,6 +79,7 @@ class SweepRow:
         return {
             "label": self.label,
             "seed": self.seed,
+            "task_seed": self.task_seed,
             "final": final,
             "spent": {k: v[-1] for k, v in self.spent.items()},
         }
@@ -84,10 +89,26 @@ class SweepRow:
 AXES = {"trajectories": "trajectories", "tokens": "tokens_computed", "tool calls": "tool_calls_made"}
 
 
+def names_questions(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration's nested values give ``env.task_seed``: then all seeds train on that stream."""
+    env = values.get("env")
+    return isinstance(env, Mapping) and "task_seed" in env
+
+
 def sweep(
-    config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int], out: Path, console: Console
+    config: RunConfig,
+    entrants: Sequence[Entrant],
+    seeds: Sequence[int],
+    out: Path,
+    console: Console,
+    *,
+    same_questions: bool = False,
 ) -> list[SweepRow]:
     """Do what is not done yet; returns every run in order of entrants, then seeds.
+
+    Args:
+        same_questions: all seeds train on the stream ``env.task_seed``. Then the spread over seeds does not hold the
+            luck of the questions, and what was learned for equal tokens or calls cannot be compared.
 
     Raises:
         ConfigError: nothing to compare, a label or seed given twice, or a folder that holds another sweep.
@@ -97,14 +118,17 @@ def sweep(
         if len(set(given)) != len(given) or not given:
             raise ConfigError(f"a sweep needs each {what} once, and at least one; got {given}")
     out = out.resolve()  # runs name their cold start's folder, and may be resumed from elsewhere
-    _claim(config, entrants, seeds, out)
+    plan = {**_plan(config, entrants, seeds), "same_questions": same_questions}
+    _claim(plan, out)
     starts = {seed: _cold_start(config, seed, out, console) for seed in seeds}
     rows = []
     for number, (one, seed) in enumerate([(e, s) for e in entrants for s in seeds], 1):
         console.rule(f"{one.label}, seed {seed} ({number} of {len(entrants) * len(seeds)})")
-        rows.append(_train(config, one, seed, starts[seed], out, console))
+        stream = config.env.task_seed + (0 if same_questions else seed)
+        own = dataclasses.replace(config, seed=seed, env=dataclasses.replace(config.env, task_seed=stream))
+        rows.append(_train(own, one, starts[seed], out, console))
     done = {"runs": [r.to_json() for r in rows], "differences": differences(rows)}
-    write_atomic(out / "sweep.json", json.dumps({**_plan(config, entrants, seeds), **done}, indent=1).encode())
+    write_atomic(out / "sweep.json", json.dumps({**plan, **done}, indent=1).encode())
     return rows
 
 
@@ -166,9 +190,8 @@ def _plan(config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int]) 
     }
 
 
-def _claim(config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int], out: Path) -> None:
+def _claim(plan: Mapping[str, Any], out: Path) -> None:
     """Refuse a folder of another configuration; algorithms and seeds may be added."""
-    plan = _plan(config, entrants, seeds)
     file = out / "sweep.json"
     if file.exists():
         old = json.loads(json.dumps(configuration(out).to_dict()))  # what an older release did not know has its default
@@ -176,6 +199,13 @@ def _claim(config: RunConfig, entrants: Sequence[Entrant], seeds: Sequence[int],
             raise ConfigError(
                 f"{out} holds a sweep of another configuration (differs in {changed}); choose another --out"
             )
+        # Sweeps of older releases say nothing: all their seeds trained on one stream.
+        same = json.loads(file.read_text(encoding="utf-8")).get("same_questions", True)
+        if same != plan["same_questions"]:
+            stream = old["env"]["task_seed"]
+            what = "all seeds train on the same" if same else "each seed trains on its own"
+            todo = f"give env.task_seed={stream}" if same else "leave env.task_seed out"
+            raise ConfigError(f"in the sweep {out} {what} questions; {todo} to go on with it, or choose another --out")
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no sweep; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -196,21 +226,22 @@ def _cold_start(config: RunConfig, seed: int, out: Path, console: Console) -> st
     return str(folder / json.loads(done.read_text(encoding="utf-8"))["model"])
 
 
-def _train(config: RunConfig, one: Entrant, seed: int, model: str, out: Path, console: Console) -> SweepRow:
-    folder = out / one.label / f"seed-{seed}"
+def _train(config: RunConfig, one: Entrant, model: str, out: Path, console: Console) -> SweepRow:
+    folder = out / one.label / f"seed-{config.seed}"
     own = dataclasses.replace(
         config,
-        seed=seed,
         model=model,
         algorithm=one.section,
         sft=dataclasses.replace(config.sft, steps=0),
         eval=dataclasses.replace(config.eval, before=False),
     )
     finished = folder / "finished.json"
-    if not finished.exists():
-        _run(own, folder, console)
-        write_atomic(finished, b"{}")
-    return _read_run(folder, one.label, seed)
+    if finished.exists():
+        return _read_run(folder, one.label, config.seed)
+    _run(own, folder, console)
+    row = _read_run(folder, one.label, config.seed)
+    write_atomic(finished, b"{}")  # only now: the run can be read
+    return row
 
 
 def _run(config: RunConfig, folder: Path, console: Console) -> Path:
@@ -235,21 +266,21 @@ def _read_run(folder: Path, label: str, seed: int) -> SweepRow:
     """A finished run, from its logs."""
     final = _last_evaluation(folder)
     if final is None:
-        raise ConfigError(f"{folder} was finished without an evaluation; delete finished.json there to run it again")
+        raise ConfigError(f"{folder} has no whole evaluation; delete finished.json there to go on with the run")
     steps = [r for r in read_rows(folder / "metrics.jsonl") if r.get("phase") == "train"]
     row = SweepRow(label, seed, final, folder=folder)
     row.success = [r["success"] for r in steps]
     row.forks = sum(r.get("forks", 0.0) for r in steps)
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    row.task_seed = record["config"]["env"]["task_seed"]
     for axis, metric in AXES.items():
         row.spent[axis] = list(itertools.accumulate(r.get(metric, 0.0) for r in steps))
     return row
 
 
 def _last_evaluation(folder: Path) -> Evaluation | None:
-    if not (folder / "eval.jsonl").exists():
+    rows = read_rows(folder / "eval.jsonl")
+    tasks = {(r["name"], r["step"]): r["success"] for r in read_rows(folder / "eval-tasks.jsonl")}
+    if not rows or (rows[-1]["name"], rows[-1]["step"]) not in tasks:
         return None
-    last = read_rows(folder / "eval.jsonl")[-1]
-    tasks = [
-        r for r in read_rows(folder / "eval-tasks.jsonl") if (r["name"], r["step"]) == (last["name"], last["step"])
-    ]
-    return Evaluation.from_row(last, tasks[-1]["success"])
+    return Evaluation.from_row(rows[-1], tasks[rows[-1]["name"], rows[-1]["step"]])

@@ -54,21 +54,33 @@ class Board(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, config: LogSection, record: Mapping[str, Any], resume_step: int) -> None:
+    """A folder a phase: each counts its own steps, and TensorBoard hides by step what a resume does again."""
+
+    def __init__(self, folder: Path, config: LogSection, record: Mapping[str, Any], begins: Mapping[str, int]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
         from torch.utils.tensorboard import SummaryWriter
 
         self._summary: Any = Summary
-        purge = {"purge_step": resume_step} if resume_step else {}
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), **purge)
+        self._make: Any = SummaryWriter
+        self._folder, self._begins = folder / "tensorboard", begins
+        self._writers: dict[str, Any] = {}
 
     def add(self, values: Mapping[str, float], step: int) -> None:
+        phase = _phase(values)
+        if phase not in self._writers:
+            self._writers[phase] = self._make(str(self._folder / phase), purge_step=self._begins.get(phase, 0))
         # One event for all: one a scalar, as add_scalar writes, costs ten times as much.
         scalars = [self._summary.Value(tag=key, simple_value=value) for key, value in values.items()]
-        self._writer.file_writer.add_summary(self._summary(value=scalars), step)
+        self._writers[phase].file_writer.add_summary(self._summary(value=scalars), step)
 
     def close(self) -> None:
-        self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _phase(values: Mapping[str, float]) -> str:
+    """What stands before the slash; a row is of one phase."""
+    return next(iter(values), "").partition("/")[0]
 
 
 class _Run:
@@ -78,7 +90,7 @@ class _Run:
     """
 
     def __init__(
-        self, module: str, folder: Path, config: LogSection, record: Mapping[str, Any], resume_step: int
+        self, module: str, folder: Path, config: LogSection, record: Mapping[str, Any], begins: Mapping[str, int]
     ) -> None:
         import importlib
 
@@ -100,8 +112,7 @@ class _Run:
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         # Phases restart their count: the step goes along as a value, the library keeps its own order.
-        phase = next(iter(values), "").partition("/")[0]
-        self._library.log({**values, f"{phase}/step": step})
+        self._library.log({**values, f"{_phase(values)}/step": step})
 
     def close(self) -> None:
         self._library.finish()
@@ -115,7 +126,7 @@ def _trackio(*args: Any) -> Board:
     return _Run("trackio", *args)
 
 
-BOARDS: dict[str, Callable[[Path, LogSection, Mapping[str, Any], int], Board]] = {
+BOARDS: dict[str, Callable[[Path, LogSection, Mapping[str, Any], Mapping[str, int]], Board]] = {
     "tensorboard": _TensorBoard,
     "wandb": _wandb,
     "trackio": _trackio,
@@ -128,12 +139,13 @@ BOARDS: dict[str, Callable[[Path, LogSection, Mapping[str, Any], int], Board]] =
 class Tracker:
     """Logs one run. Values that are not finite are left out of a row and named in ``nonfinite``.
 
-    A full disk does not end a run: rows wait in memory until they can be written; a board that fails is dropped, and
-    both are said.
+    A full disk does not end a run: rows wait in memory until they can be written (:meth:`flush`); a board that fails is
+    dropped, and both are said.
 
     Args:
         record: of ``config.json``; boards want its ``id`` and ``config``.
-        resume_step: training steps done when the run went on.
+        begins: phase (sft, train, eval) -> the first step that it logs from now on, default 0; what a board holds from
+            there on is done again.
 
     Raises:
         ConfigError: a board whose package is not installed.
@@ -146,17 +158,20 @@ class Tracker:
         config: LogSection,
         record: Mapping[str, Any],
         *,
-        resume_step: int = 0,
+        begins: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
         self.console = console
         self._boards: dict[str, Board] = {}
-        self._waiting: dict[str, list[dict[str, Any]]] = {}
+        # In the order that they are written in: an evaluation is told after its tasks, or its row would be half of it.
+        self._waiting: dict[str, list[Mapping[str, Any]]] = {
+            name: [] for name in ("metrics.jsonl", "eval-tasks.jsonl", "eval.jsonl", "alarms.jsonl")
+        }
         if folder.follower:
             return
         for name in config.boards:
             try:
-                self._boards[name] = BOARDS[name](folder.path, config, record, resume_step)
+                self._boards[name] = BOARDS[name](folder.path, config, record, begins or {})
             except ConfigError:
                 raise
             except Exception as error:
@@ -168,44 +183,56 @@ class Tracker:
         row: dict[str, Any] = {"phase": phase, "step": step, **finite}
         if bad:
             row["nonfinite"] = bad
-        self._write("metrics.jsonl", row)
+        self._waiting["metrics.jsonl"].append(row)
+        self.flush()
         self._show({f"{phase}/{key}": value for key, value in finite.items()}, step)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         row = dict(row)
         per_task = row.pop("per_task")
-        self._write("eval-tasks.jsonl", {"name": row["name"], "step": row["step"], "success": per_task})
-        self._write("eval.jsonl", row)
+        self._waiting["eval-tasks.jsonl"].append({"name": row["name"], "step": row["step"], "success": per_task})
+        self._waiting["eval.jsonl"].append(row)
+        self.flush()
         self._show(
             {f"eval/{key}": row[key] for key in ("success", "reward", "tool_calls", "format_errors")}, row["step"]
         )
 
     def alarm(self, alarm: Alarm) -> None:
         self.say(alarm.message, style="bold red")
-        self._write("alarms.jsonl", asdict(alarm))
+        self._waiting["alarms.jsonl"].append(asdict(alarm))
+        self.flush()
 
     def say(self, text: str, *, style: str = "yellow") -> None:
         """A line above the live view."""
         if not self.folder.follower:
             self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
+    def flush(self) -> str:
+        """Write the rows that wait; returns what still waits, in words ("": nothing)."""
+        left = []
+        for name, rows in self._waiting.items():
+            if not rows:
+                continue
+            if name == "eval.jsonl" and self._waiting["eval-tasks.jsonl"]:
+                left.append(f"{name}: {len(rows)} rows")
+                continue
+            try:
+                self.folder.append(name, *rows)
+                rows.clear()
+            except OSError as error:
+                left.append(f"{name}: {len(rows)} rows ({error})")
+        if left:
+            self.say(f"rows wait in memory, they cannot be written: {'; '.join(left)}")
+        return "; ".join(left)
+
     def close(self) -> None:
+        self.flush()
         while self._boards:
             name, board = self._boards.popitem()
             try:
                 board.close()
             except Exception as error:
                 self._drop(name, error)
-
-    def _write(self, name: str, row: dict[str, Any]) -> None:
-        waiting = self._waiting.setdefault(name, [])
-        waiting.append(row)
-        try:
-            self.folder.append(name, *waiting)
-        except OSError as error:
-            self.say(f"{name} cannot be written ({error}); {len(waiting)} rows wait in memory")
-            return
-        waiting.clear()
 
     def _show(self, values: dict[str, float], step: int) -> None:
         for name, board in list(self._boards.items()):

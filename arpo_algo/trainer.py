@@ -10,31 +10,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import platform
-import secrets
-import shutil
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from arpo_algo import assembly, distributed, engines, models, options, sharding
+from arpo_algo import assembly, distributed, engines, sharding
 from arpo_algo.algorithms import make, short_name
+from arpo_algo.algorithms.contract import needs
 from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.assembly import Position
+from arpo_algo.batches import Batches
 from arpo_algo.budget import Budget
 from arpo_algo.checkpoint import CheckpointStore, seed_everything
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
+from arpo_algo.envs import TextEnv
 from arpo_algo.errors import ConfigError, NonFiniteError, TrainingError
 from arpo_algo.evaluation import Evaluation, summarise
 from arpo_algo.guards import Alarm, Guards
@@ -42,34 +36,15 @@ from arpo_algo.interrupts import Interrupts
 from arpo_algo.learner import Learner
 from arpo_algo.lora import merged_weights
 from arpo_algo.metrics import tree_metrics
+from arpo_algo.reference import set_reference
 from arpo_algo.rendering import Renderer
-from arpo_algo.runfolder import RunFolder, read_trees, write_atomic, write_trees
-from arpo_algo.sampler import TextEnv
+from arpo_algo.resume import best_checkpoint, claim, fingerprint, forget, prune
+from arpo_algo.runfolder import RunFolder, write_atomic
+from arpo_algo.runrecord import run_record, stop_record
 from arpo_algo.sft import demonstrations
-from arpo_algo.stats import paired_difference
 from arpo_algo.tracking import Live, Tracker
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import Job, LocalRollouts, Rollouts
-from arpo_env.tasks.base import TaskFamily
-
-_PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "reasoning-gym")
-#: What may differ between a run and its continuation: nothing that the weights depend on.
-FREE_ON_RESUME = (
-    "steps", "budget", "save_every", "keep", "keep_best", "device", "threads", "eval", "guards", "log",
-    "rollout.workers", "rollout.tool_timeout", "rollout.actors", "rollout.actor_options", "learner.attention",
-    "learner.keep_memory",
-)  # fmt: skip
-_LOGS = ("metrics.jsonl", "eval.jsonl", "eval-tasks.jsonl", "alarms.jsonl")
-
-
-@dataclass
-class Batch:
-    """A step's trees, those that the algorithm did not keep, and the tasks drawn when they were complete."""
-
-    trees: list[Tree]
-    dropped: list[Tree]
-    drawn: int
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -81,7 +56,7 @@ class Trainer:
     Raises:
         ConfigError: a value that cannot be used, or a folder that belongs to another run.
         ToolUnavailable: a tool does not work on this machine.
-        TrainingError: another process of the run did not come, or has died.
+        TrainingError: another process of the run did not come, or has died; the disk is full.
     """
 
     @distributed.explained()
@@ -91,10 +66,12 @@ class Trainer:
         self.budget = Budget(config.budget)
         self.algorithm = make(config.algorithm.name, **config.algorithm.options)
         engines.choose(config.rollout.engine, config.rollout.engine_options)  # refuses what it does not know
-        self._stale_algorithm = for_stale_trees(config, self.algorithm)
+        self._stale_algorithm = assembly.for_stale_trees(config, self.algorithm)
         self.device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         self.world = World.join(self.device)
         self.device = self.world.local_device(self.device)
+        if torch.device(self.device).type == "cuda" and torch.device(self.device).index is not None:
+            torch.cuda.set_device(self.device)  # NCCL and FSDP take the current GPU, not the model's
         if config.rollout.prompts % self.world.size:
             raise ConfigError(
                 f"rollout.prompts={config.rollout.prompts} cannot be dealt evenly to {self.world.size} processes; "
@@ -102,7 +79,7 @@ class Trainer:
             )
         facts = assembly.look_at_env(config)  # starts the tools, or says why not
         self.family = facts.family
-        _enough_tasks(facts.family, config)
+        assembly.enough_tasks(facts.family, config)
         self._configs = assembly.rollout_configs(config, self.algorithm, deterministic=facts.deterministic)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -114,12 +91,12 @@ class Trainer:
         self.store = CheckpointStore(out / "checkpoints")
         self.position = Position()
         self.results: list[Evaluation] = []
-        self._batch: Batch | None = None  # sampled ahead, for the step to come
         self._unsaved = False  # a checkpoint was due and could not be written
         self._consistent = 0  # optimiser steps that the weights at ``position`` have seen
         self._alarms: list[Alarm] = []
         try:
-            start, said = self.world.agree(self._claim(resume) if self.world.main else None) or (None, [])
+            found = claim(self.folder, self.store, config, self.family, resume=resume) if self.world.main else None
+            start, said = self.world.agree(found) or (None, [])
             seed_everything(config.seed)
             source = str(start / "model") if start is not None else config.model
             self.model, self.tokenizer = assembly.load_policy(source, self.device)
@@ -128,19 +105,24 @@ class Trainer:
             self.rollouts = self._make_rollouts(source)
             self.learner = assembly.new_learner(config, self.model, self.algorithm, self.world)
             self._active = self.learner  # whose optimiser a checkpoint holds
+            self.batches = Batches(config, self.family, self.rollouts, self.world, self.algorithm)
             self._start = start
             if start is not None:
-                self._restore(start)
+                said += self._restore(start)
             else:
-                self._forget()
-            record = self._record(resumed=start is not None)
+                forget(self.folder)
+            record = self._record(resumed=start is not None) if self.world.main else {}
             self.folder.write_config(record)
-            self.tracker = Tracker(self.folder, self.console, config.log, record, resume_step=self.position.step)
+            self.folder.drop("stopped.json")  # it goes on
+            begins = {"sft": self.position.sft, "train": self.step, "eval": self.step + 1}
+            self.tracker = Tracker(self.folder, self.console, config.log, record, begins=begins)
         except BaseException:
             if hasattr(self, "rollouts"):
                 self.rollouts.close()
             self.folder.close()
             raise
+        #: Whether everything that the configuration asks for is done, known when :meth:`run` returns.
+        self.complete = False
         self._consistent = self._active.steps
         self.learner.on_nonfinite = self._on_nonfinite
         self.learner.on_finite = self.guards.finite_step
@@ -185,9 +167,11 @@ class Trainer:
 
         Raises:
             TrainingError: too many non-finite steps, an alarm that stops, rollouts that infrastructure spoilt
-                altogether, a disk that takes no checkpoint, another process of the run that has died.
+                altogether, a disk that takes no checkpoint or no rows, another process of the run that has died.
                 ``stopped.json`` in the folder says more.
             KeyboardInterrupt: a second signal.
+
+        Whatever ends it: what memory holds that is consistent is saved.
         """
         with self.interrupts.listening():
             try:
@@ -195,33 +179,49 @@ class Trainer:
             except KeyboardInterrupt:
                 self._save_now()
                 raise
-            except TrainingError as error:
-                self._report_stop(str(error))
+            except Exception as error:
+                self._save_now()
+                kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
+                self._report_stop(f"{kind}{error}")
                 raise
         return self.results
 
     @distributed.explained()
     def _run(self) -> None:
         config = self.config
+        done = True
         if config.eval.before:
-            self._evaluate_once("before", Position())
+            done = self._evaluate_once("before", Position())
         if config.sft.steps:
             self.cold_start()
-            self._evaluate_once("cold start", Position(config.sft.steps))
-        if config.steps and not self._stopping():
-            self.train()
-            end = config.steps if self.budget.over is None else self.step
-            self._evaluate_once(short_name(config.algorithm.name).upper(), Position(config.sft.steps, end))
+            done = self._evaluate_once("cold start", Position(config.sft.steps))
+        if config.steps:
+            done = not self._stopping()
+            if done:
+                self.train()
+                end = config.steps if self.budget.over is None else self.step
+                at = Position(config.sft.steps, end)
+                done = self._evaluate_once(short_name(config.algorithm.name).upper(), at)
+        self.complete = done
+        if lost := self.world.agree(self.tracker.flush()):
+            raise TrainingError(
+                f"rows could not be written and are lost: {lost}; make room and --resume, which makes evaluations again"
+            )
 
-    def _evaluate_once(self, name: str, at: Position) -> None:
-        """Evaluate if the run stands there and has not done so before it was stopped."""
-        rows = {(r["name"], r["step"]): r for r in self.folder.rows("eval.jsonl")}
-        known = self.world.agree(rows.get((name, at.step)))
-        if known is not None:
-            tasks = {(r["name"], r["step"]): r["success"] for r in self.folder.rows("eval-tasks.jsonl")}
-            self.results.append(Evaluation.from_row(known, tasks[name, at.step]))
-        elif (self.position.sft, self.position.step) == (at.sft, at.step) and not self._stopping():
-            self.results.append(dataclasses.replace(self.evaluate(name), trees=()))  # they are saved; a run has many
+    def _evaluate_once(self, name: str, at: Position) -> bool:
+        """Evaluate if the run stands there and has not done so before it was stopped; whether it is done now."""
+        rows = (
+            {(r["name"], r["step"]): r for r in self.folder.rows(log)}.get((name, at.step))
+            for log in ("eval.jsonl", "eval-tasks.jsonl")
+        )
+        row, tasks = self.world.agree(tuple(rows))
+        if row is not None and tasks is not None:  # one alone is what a full disk has left
+            self.results.append(Evaluation.from_row(row, tasks["success"]))
+            return True
+        if (self.position.sft, self.position.step) != (at.sft, at.step) or self._stopping():
+            return False
+        self.results.append(dataclasses.replace(self.evaluate(name), trees=()))  # they are saved; a run has many
+        return True
 
     def cold_start(self) -> None:
         """Supervised learning on demonstrations, from where it stands; the optimiser starts afresh for RL."""
@@ -270,7 +270,9 @@ class Trainer:
     def train(self) -> None:
         """RL from the current step to ``config.steps``."""
         config = self.config
-        self._set_reference()
+        if "reference" in needs(self.algorithm):
+            where, begins = self.folder.path / "reference", self.step == 0
+            set_reference(where, self.learner, self.tokenizer, self.world, device=self.device, begins=begins)
         for step in range(1, self.step + 1):
             self._evaluate_on_the_way(step)
         with Live(self.console, show=self.world.main) as live:
@@ -295,18 +297,15 @@ class Trainer:
         every = self.config.eval.every
         if every and step % every == 0 and step < self.config.steps:
             self._evaluate_once(f"step {step}", Position(self.config.sft.steps, step))
-            if step == self.step and self.world.agree(self._best()) == self.position.name:
+            if step == self.step and self.world.agree(best_checkpoint(self.folder, self.config)) == self.position.name:
                 self._save_or_warn()
 
     def train_step(self, live: Live) -> dict[str, float]:
         """Trees of this step (sampled now, or ahead), update, log."""
         start = time.perf_counter()
         step = self.step
-        if self._batch is None:
-            own = self._sample_own(step, self.position.drawn, live)
-            self._batch = self._complete(step, self.position.drawn, own, live)
-        batch = self._batch
-        whole = [t for t in batch.trees if t.leaves()]
+        batch = self.batches.of(step, self.position.drawn, live)
+        whole = batch.whole
         if not whole:
             first = batch.trees[0].void_leaves()[0].outcome
             why = first.stop_reason if first is not None else ""
@@ -314,14 +313,13 @@ class Trainer:
         if self.config.log.replay:
             self._save_trees(f"train-{step:06d}", batch.trees, folder="replay")
         sampled = time.perf_counter()
-        ahead: Future[tuple[list[Tree], float]] | None = None
-        if self.config.rollout.overlap != "off" and step + 1 < self.config.steps:
-            ahead = _in_thread(lambda: self._sample_own(step + 1, batch.drawn, live))
+        more = self.config.rollout.overlap != "off" and step + 1 < self.config.steps
+        ahead = self.batches.ahead(step + 1, batch.drawn, live) if more else None
         metrics = self._update(whole, live)
         updated = time.perf_counter()
         following = None
         if ahead is not None:
-            following = self._complete(step + 1, batch.drawn, ahead.result(), live)
+            following = self.batches.complete(step + 1, batch.drawn, ahead.result(), live)
         self._sync()
         metrics.update(tree_metrics([*batch.trees, *batch.dropped]))
         if batch.dropped:
@@ -330,7 +328,7 @@ class Trainer:
         metrics["seconds_update"] = updated - sampled
         # From here to the end the step is done: nothing below can lose it.
         self.position = dataclasses.replace(self.position, step=step + 1, drawn=batch.drawn)
-        self._batch, self._consistent = following, self.learner.steps
+        self.batches.ready, self._consistent = following, self.learner.steps
         metrics["seconds_step"] = time.perf_counter() - start
         self.tracker.log("train", step, metrics)
         if step % self.config.log.trees_every == 0 and self.config.log.trees:
@@ -356,41 +354,6 @@ class Trainer:
         bar.remove()
         return metrics
 
-    # ------------------------------------------------------------------ rollouts
-
-    def _sample_own(
-        self, step: int, drawn: int, live: Live, attempt: int = 0, missing: int | None = None
-    ) -> tuple[list[Tree], float]:
-        """This process's share of a round of a step's prompts, and the seconds it took.
-
-        Talks to no other process of the run, so it may go on in a thread.
-        """
-        begin = time.perf_counter()
-        config = self.config
-        job = assembly.training_job(config, self.family, step, drawn, attempt, missing)
-        part = self.world.part(len(job.tasks))
-        bar = live.bar("  rollouts", len(part) * self.algorithm.M)
-        trees = self.rollouts.sample(job.part(part), lambda *_: bar.advance())
-        bar.remove()
-        return trees, time.perf_counter() - begin
-
-    def _complete(self, step: int, drawn: int, own: tuple[list[Tree], float], live: Live) -> Batch:
-        """Everybody's trees of the step; what the algorithm does not keep is replaced.
-
-        Also where a signal came meanwhile: the run that goes on from here must have drawn what it would have.
-        """
-        begin = time.perf_counter()
-        mine, seconds = own
-
-        def everybodys(trees: list[Tree]) -> list[Tree]:
-            return [t for part in self.world.gather(trees) for t in part]
-
-        def more(attempt: int, missing: int, before: int) -> list[Tree]:
-            return everybodys(self._sample_own(step, drawn + before, live, attempt, missing)[0])
-
-        trees, dropped, took = assembly.fill_up(everybodys(mine), self.config.rollout.prompts, self.algorithm, more)
-        return Batch(trees, dropped, drawn + took, seconds + time.perf_counter() - begin)
-
     def evaluate(self, name: str) -> Evaluation:
         """Held-out success now; logged, its first trees saved."""
         config = self.config
@@ -413,6 +376,7 @@ class Trainer:
 
     def close(self) -> None:
         """Release the engine and the folder. Idempotent."""
+        self.batches.close()
         self.rollouts.close()
         self.tracker.close()
         self.folder.close()
@@ -427,6 +391,7 @@ class Trainer:
         """
         name = self.position.name
         final = self.store.folder / name
+        self.tracker.flush()  # what it tells of is not done again
         whole = None
         if self.learner.sharded:
             whole = assembly.WholeState.gather(self._active)
@@ -434,11 +399,8 @@ class Trainer:
             more = {"algorithm": self.config.algorithm.name, "guards": self.guards.state()}
             with self.interrupts.held(), self.store.writing(name) as folder:
                 assembly.write_state(folder, self.position, self.model, self.tokenizer, self._active, more, whole)
-                if self._batch is not None:
-                    write_trees(folder / "trees.jsonl.gz", self._batch.trees)
-                    write_trees(folder / "dropped.jsonl.gz", self._batch.dropped)
-                    (folder / "batch.json").write_text(json.dumps({"drawn": self._batch.drawn}), encoding="utf-8")
-            best = self._best()
+                self.batches.write(folder)
+            best = best_checkpoint(self.folder, self.config)
             self.store.prune(self.config.keep, [best] if best else [])
         return final
 
@@ -461,97 +423,47 @@ class Trainer:
             message = f"no checkpoint could be written: {failed}; " + (
                 f"{points[-1].name} is the newest" if points else "there is none yet"
             )
-            self._raise_alarms([Alarm(self.step, "checkpoint", None, None, message)])
+            self._raise_alarms([self._alarm("checkpoint", message)])
             if fatal:
                 raise TrainingError(message)
 
-    def _best(self) -> str | None:
-        """The checkpoint name of the best evaluation on the way (the earliest of equals), if any are made."""
-        if not (self.config.keep_best and self.config.eval.every):
-            return None
-        rows = [r for r in self.folder.rows("eval.jsonl") if r["step"] > 0]
-        best = max(rows, key=lambda r: (r["success"], -r["step"]), default=None)
-        return None if best is None else Position(step=best["step"]).name
-
     def _save_now(self) -> None:
-        """After a second signal: save if memory holds a consistent point, else say where the last one is."""
-        if self._active.steps == self._consistent and not self.learner.sharded:  # that would need every process
+        """Where the run breaks off: save if memory holds a consistent point, else say where the last one is."""
+        consistent = self._active.steps == self._consistent
+        begun = self.position.sft or self.position.step
+        if begun and consistent and not self.learner.sharded:  # that would need every process
             self._active.optimizer.zero_grad(set_to_none=True)  # of packs that were already through
             try:
-                self.tracker.say(f"Stopped; saved at {self.save().name}.")
+                self.tracker.say(f"Saved at {self.save().name}; --resume goes on from there.")
                 return
             except OSError as error:
-                self.tracker.say(f"Stopped; no checkpoint could be written: {error}")
+                self.tracker.say(f"No checkpoint could be written: {error}")
         points = self.store.paths()
         self.tracker.say(
-            "Stopped, with nothing consistent to save. "
+            "Nothing new could be saved. "
             + (f"--resume goes on from {points[-1].name}." if points else "--resume begins again.")
         )
 
-    def _claim(self, resume: bool) -> tuple[Path | None, list[str]]:
-        """The checkpoint to go on from (None: begin), and what there is to say about it."""
-        record = self.folder.read_config()
-        if record is None:
-            return None, []
-        if not resume:
-            raise ConfigError(
-                f"run folder {self.folder.path} already holds a run; add --resume to go on, or choose another --out"
-            )
-        try:
-            old = options.load(RunConfig, record["config"]).to_dict()
-        except ConfigError as error:
-            raise ConfigError(f"--resume: the folder's configuration cannot be read by this release: {error}") from None
-        new = self.config.to_dict()
-        for key in FREE_ON_RESUME:
-            for values in (old, new):
-                *sections, name = key.split(".")
-                for part in sections:
-                    values = values[part]
-                values.pop(name, None)
-        changed = assembly.differences(json.loads(json.dumps(old)), json.loads(json.dumps(new)))
-        if changed:
-            raise ConfigError(
-                f"--resume: the configuration differs from the run's in {'; '.join(changed)}. "
-                "Start another run, or give the same values"
-            )
-        point, said = self.store.newest()
-        if said:
-            said.append(f"going on from {point.name}" if point else "no whole checkpoint is left: beginning again")
-        return point, said
-
-    def _restore(self, point: Path) -> None:
+    def _restore(self, point: Path) -> list[str]:
+        """Go on from a checkpoint; returns what there is to say about it."""
         state = assembly.read_state(point)
         self.position = assembly.position_of(state)
         self.guards.restore(state["guards"])
         if not self.position.in_sft:
             assembly.restore_learner(point, self.learner, self.device)
-        if (point / "batch.json").exists():
-            drawn = json.loads((point / "batch.json").read_text(encoding="utf-8"))["drawn"]
-            self._batch = Batch(read_trees(point / "trees.jsonl.gz"), read_trees(point / "dropped.jsonl.gz"), drawn)
+        self.batches.read(point)
         assembly.restore_random(point)
-        at = self.position
-
-        def kept(log: str, row: Mapping[str, Any]) -> bool:
-            if row.get("phase") == "sft":
-                return bool(row["step"] < at.sft)
-            if "phase" in row or log == "alarms.jsonl":
-                return bool(row["step"] < at.step)
-            if row["name"] == "cold start":
-                return not at.in_sft
-            return bool(row["step"] <= at.step)
-
-        for log in _LOGS:
-            if rows := self.folder.rows(log):
-                self.folder.keep_rows(log, [r for r in rows if kept(log, r)])
+        prune(self.folder, self.position)
         # Rows of steps that are done again may still stand there: a follower reads what the main process prunes.
-        done = (r for r in self.folder.rows("metrics.jsonl") if r.get("phase") == "train" and r["step"] < at.step)
-        self.budget.count(done)
-
-    def _forget(self) -> None:
-        """Nothing was saved: the logs of what is done again go, but for the untouched model's evaluation."""
-        for log in _LOGS:
-            if rows := self.folder.rows(log):
-                self.folder.keep_rows(log, [r for r in rows if r.get("name") == "before"])
+        rows = self.folder.rows("metrics.jsonl")
+        self.budget.count(r for r in rows if r.get("phase") == "train" and r["step"] < self.step)
+        ahead = self.config.rollout.overlap != "off" and 0 < self.step < self.config.steps
+        if not ahead or self.batches.ready is not None:
+            return []
+        return [
+            f"{point.name} holds no trees sampled ahead, the run had ended there: step {self.step} samples with the "
+            "weights of now. A run that had these steps from its beginning would come to other weights"
+        ]
 
     # ------------------------------------------------------------------ inside
 
@@ -571,6 +483,13 @@ class Trainer:
                 self.tracker.say(f"{budget.over}: training ends after step {self.step} of {self.config.steps}")
         return budget.over is not None
 
+    def _alarm(self, name: str, message: str) -> Alarm:
+        """Of the step under way, in its phase."""
+        if self.position.in_sft:
+            step = self.position.sft
+            return Alarm(step, name, None, None, f"cold start, step {step}: {message}", phase="sft")
+        return Alarm(self.step, name, None, None, f"step {self.step}: {message}")
+
     def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         """Log alarms; stop the run, with a checkpoint, for one that asks for it.
 
@@ -587,47 +506,26 @@ class Trainer:
     def _on_nonfinite(self, error: NonFiniteError) -> None:
         """The learner skipped an optimiser step."""
         stop = self.guards.nonfinite_step(str(error))
-        self._raise_alarms([Alarm(self.step, "nonfinite", None, None, f"step {self.step}: {error}")])
+        self._raise_alarms([self._alarm("nonfinite", str(error))])
         if stop:
             raise TrainingError(stop)
 
     def _report_stop(self, reason: str) -> None:
         """``stopped.json``: why, the last alarms and metrics, and what to go on from."""
         points = self.store.paths()
-        report = {
-            "reason": reason,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "position": dataclasses.asdict(self.position),
-            "newest_checkpoint": points[-1].name if points else None,
-            "best_checkpoint": self._best(),
-            "alarms": [dataclasses.asdict(a) for a in self._alarms[-20:]],
-            "last_metrics": self.folder.rows("metrics.jsonl")[-5:],
-        }
+        report = stop_record(
+            reason,
+            self.position,
+            newest=points[-1].name if points else None,
+            best=best_checkpoint(self.folder, self.config),
+            alarms=self._alarms,
+            metrics=self.folder.rows("metrics.jsonl"),
+        )
         if self.world.main:
             try:
                 write_atomic(self.folder.path / "stopped.json", json.dumps(report, indent=1).encode())
             except OSError as error:
                 self.tracker.say(f"stopped.json cannot be written: {error}")
-
-    def _set_reference(self) -> None:
-        """For a KL penalty: the policy that RL starts from, kept in the folder so that a resumed run has the same."""
-        if "reference" not in getattr(self.algorithm, "needs", ()):
-            return
-        folder = self.folder.path / "reference"
-        sharded = self.learner.sharded and self.step == 0
-        whole = sharding.whole_state(self.model, keep=self.world.main) if sharded else None
-        if self.step == 0 and self.world.main:
-            fresh = folder.with_name(".reference")
-            for old in (fresh, folder):
-                shutil.rmtree(old, ignore_errors=True)
-            self.model.save_pretrained(fresh, state_dict=whole)
-            self.tokenizer.save_pretrained(fresh)
-            fresh.replace(folder)
-        self.world.barrier()
-        if not folder.exists():
-            raise ConfigError(f"{folder} is gone, and the KL penalty needs it; bring it back, or start another run")
-        reference, _ = assembly.load_policy(str(folder), self.device)
-        self.learner.set_reference(reference)
 
     def _sync(self) -> None:
         """New weights to whoever samples; also clears its caches."""
@@ -667,84 +565,16 @@ class Trainer:
             self.tracker.say(f"{folder}/{name} cannot be written: {error}")
 
     def _record(self, *, resumed: bool) -> dict[str, Any]:
-        """``config.json``. A continuation keeps when the run began, and says when it went on."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        before = self.folder.read_config() if self.world.main else None
-        return {
-            "id": (before or {}).get("id") or secrets.token_hex(6),
-            "config": self.config.to_dict(),
-            "seed": self.config.seed,
-            "algorithm": self.config.algorithm.name,
-            "env_id": self.config.env.id,
-            "model": (before or {}).get("model")
-            or {"name": self.config.model, "from": models.provenance(self.config.model)},
-            "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
-            "machine": {
-                "platform": platform.platform(),
+        return run_record(
+            self.config,
+            self.folder.read_config(),
+            resumed_at=self.step if resumed else None,
+            machine={
                 "device": self.device,
                 "precision": self.learner.precision,
                 "attention": self.learner.attention,
                 "threads": torch.get_num_threads(),
                 "processes": self.world.size,
             },
-            "started": before["started"] if before and resumed else now,
-            "resumed": [*(before or {}).get("resumed", []), {"at": now, "step": self.step}] if resumed else [],
-            "command": sys.argv,
-        }
-
-
-def compare(before: Evaluation, after: Evaluation) -> tuple[float, float, float]:
-    """Paired difference in success over the tasks both have: (mean, low, high) at 95 %."""
-    shared = sorted(set(before.per_task) & set(after.per_task))
-    return paired_difference([before.per_task[t] for t in shared], [after.per_task[t] for t in shared])
-
-
-def for_stale_trees(config: RunConfig, algorithm: Any) -> Any:
-    """The algorithm that updates on trees one step old.
-
-    Raises:
-        ConfigError: it has no importance correction to switch on.
-    """
-    if config.rollout.overlap == "off" or config.rollout.correction == "ratio":
-        return algorithm
-    if not hasattr(algorithm, "tis_cap"):
-        raise ConfigError(
-            f"algorithm {config.algorithm.name!r} has no tis_cap; with rollout.overlap use rollout.correction=ratio"
+            questions=fingerprint(self.family, self.config),
         )
-    if algorithm.tis_cap is not None:
-        return algorithm
-    return dataclasses.replace(algorithm, tis_cap=config.rollout.tis_cap)
-
-
-def _enough_tasks(family: TaskFamily, config: RunConfig) -> None:
-    """Raises:
-    ConfigError: fewer held-out tasks than an evaluation asks for.
-    """
-    split = config.env.eval_split
-    size = family.size(split)
-    if size is not None and size < config.eval.tasks:
-        raise ConfigError(
-            f"eval.tasks={config.eval.tasks}, and split {split!r} of {family.name!r} has {size}; set eval.tasks={size} "
-            "or less, or choose another env.eval_split"
-        )
-
-
-def _in_thread(call: Callable[[], Any]) -> Future[Any]:
-    """Run ``call`` in a daemon thread: an interrupted run need not wait for it."""
-    future: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="arpo-ahead", daemon=True).start()
-    return future
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
@@ -53,6 +53,16 @@ class Completion:
     usage: Usage | None = None
     stop_string: str | None = None
     reasoning: str = ""
+
+
+class Chat(Protocol):
+    """What judges and summaries need of a :class:`ChatClient`."""
+
+    model: str
+
+    def complete(
+        self, messages: Sequence[Mapping[str, Any]], *, temperature: float, max_tokens: int | None
+    ) -> Completion: ...
 
 
 class ChatClient(Shared):

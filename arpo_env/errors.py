@@ -32,12 +32,14 @@ class ToolUnavailable(InfraError):
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> ConfigError:
-    """A :class:`ConfigError` for a name that is not in ``known``, with the nearest names given.
+    """A :class:`ConfigError` for a name that is not in ``known``, with the nearest name given.
 
     >>> str(unknown("tool", "serch", ["search", "python"]))
     "unknown tool 'serch'; did you mean 'search'? Known: python, search"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+    # Two swapped letters are the commonest slip, and difflib does not see them as nearer than another letter.
+    near.sort(key=lambda name: sorted(name) != sorted(value))
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return ConfigError(f"unknown {kind} {value!r}{hint} Known: {', '.join(names)}")

@@ -21,14 +21,14 @@ from arpo_env.options import check_types, missing, parameters, plain
 from arpo_env.suites.suite import Generated
 from arpo_env.suites.table import SUITES
 from arpo_env.tasks.base import TaskFamily
+from arpo_env.tasks.generated import generated_family
+from arpo_env.toolboxes import TOOL_NAMES, chosen, late_names, over_a_backend, python_only, search_and_python
 from arpo_env.tools.base import Tool
 
 if TYPE_CHECKING:
+    from arpo_env.recording import CacheMode
     from arpo_env.search.base import SearchBackend
-    from arpo_env.search.cache import CacheMode
-    from arpo_env.tools.faults import OnFault
     from arpo_env.web.base import PageSource
-    from arpo_env.web.summary import Summariser
 
 #: The ids of task families -> their entry points in this module.
 IDS: Mapping[str, str] = {
@@ -40,7 +40,6 @@ IDS: Mapping[str, str] = {
 }
 #: The ids over the web, live and replayed. Live, the same actions may give other results tomorrow.
 WEB_IDS: Mapping[str, str] = {"ARPO-Web-v0": "make_web", "ARPO-WebReplay-v0": "make_web_replay"}
-_TOOL_NAMES = ("search", "browse", "python")
 #: The ids of the benchmark suites (:mod:`arpo_env.suites`); generated families are suites under their own ids.
 SUITE_IDS = tuple(suite.env_id for suite in SUITES if not isinstance(suite.source, Generated))
 
@@ -91,167 +90,36 @@ def _build(
 
     def of(owner: Callable[..., Any], names: set[str]) -> dict[str, Any]:
         own = {name: plain(value) for name, value in options.items() if name in names}
-        check_types(env_id, owner, own, _late_names)
+        check_types(env_id, owner, own, late_names)
         return own
 
     # All are checked before the first is made: a family may read a large file.
-    for_family, for_tools = of(family, family_options), of(tools, tool_options)
+    for_tools = of(tools, tool_options)
+    if "tools" in for_tools:
+        for_tools["tools"] = chosen(for_tools["tools"])
+        options = options | {"tools": [one if isinstance(one, str) else one.name for one in for_tools["tools"]]}
+    for_family = of(family, family_options)  # which is told the tags of its tools
     for_env = of(AgentEnv.__init__, _ENV_OPTIONS)
     made = family(**for_family)
     return AgentEnv(made, tools(made, **for_tools), **for_env)
 
 
-def _late_names() -> dict[str, Any]:
-    """What annotations of this module name and only type checkers import (SQLite hangs on some of it)."""
-    from arpo_env.search.base import SearchBackend
-    from arpo_env.search.cache import CacheMode
-    from arpo_env.tools.faults import OnFault
-    from arpo_env.web.base import PageSource
-    from arpo_env.web.summary import Summariser
-
-    return {one.__name__: one for one in (SearchBackend, PageSource, Summariser)} | {
-        "CacheMode": CacheMode,
-        "OnFault": OnFault,
-    }
-
-
-def _python_only(family: TaskFamily, sandbox: str = "auto", python_seconds: float = 5.0) -> Callable[[str], list[Tool]]:
-    del family
-    tool = _python(sandbox, python_seconds)
-    return lambda split: [tool]
-
-
-def _python(sandbox: str, seconds: float) -> Tool:
-    from arpo_env.sandbox import Limits
-    from arpo_env.tools.python import PythonTool
-
-    return PythonTool(sandbox, limits=Limits(seconds=seconds))
-
-
-def _search(backend: SearchBackend, k: int, chars: int, tools: Sequence[str], on_fault: OnFault) -> Tool:
-    from arpo_env.tools.search import SearchTool
-
-    return SearchTool(backend, k=k, chars=chars, urls="browse" in tools, on_fault=on_fault)
-
-
-def _browse(
-    pages: PageSource, chars: int, cap: int | None, on_fault: OnFault, summary: Summariser | None = None
-) -> Tool:
-    from arpo_env.tools.browse import BrowseTool
-
-    if cap is not None and chars > cap:
-        raise ConfigError(
-            f"browse_chars={chars} does not fit into max_result_chars={cap}, which would cut chunks: raise that one too"
-        )
-    return BrowseTool(pages, chars=chars, summary=summary, on_fault=on_fault)
-
-
-def _search_and_python(
-    family: TaskFamily,
-    search_k: int = 3,
-    search_chars: int | None = None,
-    sandbox: str = "auto",
-    python_seconds: float = 5.0,
-    tools: Sequence[str] = ("search", "python"),
-    browse_chars: int = 900,
-    max_result_chars: int | None = 1000,
-) -> Callable[[str], list[Tool]]:
-    """``search_chars``: by default a whole page of the encyclopaedia, or with browse on the beginning of one."""
-    from arpo_env.tasks.deepsearch import DeepSearchFamily
-    from arpo_env.tasks.deepsearch.pages import WorldPages
-
-    assert isinstance(family, DeepSearchFamily)
-    _check_names(tools)
-    python = _python(sandbox, python_seconds) if "python" in tools else None
-    if search_chars is None:
-        search_chars = 40 if "browse" in tools else family.snippet_chars
-
-    @functools.cache
-    def factory(split: str) -> list[Tool]:
-        made: list[Tool] = []
-        if "search" in tools:
-            made.append(_search(family.backend(split), search_k, search_chars, tools, "raise"))
-        if "browse" in tools:
-            made.append(_browse(WorldPages(family.world(split)), browse_chars, max_result_chars, "raise"))
-        if python is not None:
-            made.append(python)
-        return made
-
-    return factory
-
-
-def _check_names(tools: Sequence[str]) -> None:
-    for name in tools:
-        if name not in _TOOL_NAMES:
-            raise unknown("tool", name, _TOOL_NAMES)
-
-
-def _over_a_backend(
-    family: TaskFamily,
-    tools: Sequence[str] = ("python",),
-    search: SearchBackend | str | Path | None = None,
-    retriever: str = "bm25",
-    browse: PageSource | None = None,
-    search_k: int = 3,
-    search_chars: int = 160,
-    browse_chars: int = 900,
-    browse_summary: Summariser | None = None,
-    on_fault: OnFault = "raise",
-    sandbox: str = "auto",
-    python_seconds: float = 5.0,
-    max_result_chars: int | None = 1000,
-) -> Callable[[str], list[Tool]]:
-    """The tools named, and none else: a file's questions bring no corpus, so search needs a backend.
-
-    ``search`` is a backend, or what :func:`~arpo_env.search.backends.open_backend` opens (``retriever`` says how).
-    Browse reads the pages of ``browse``, or else those that the search backend was built from.
-    """
-    del family
-    _check_names(tools)
-    if ("search" in tools) != (search is not None):
-        raise ConfigError(
-            f"tools={tuple(tools)!r} and search={search!r} do not fit: the search tool needs a backend "
-            "(search='corpora/hotpotqa', BM25Index.build(pages), HttpRetriever(url) …), and a backend the search tool"
-        )
-    if isinstance(search, (str, Path)):
-        from arpo_env.search.backends import open_backend
-
-        search = open_backend(search, retriever=retriever)
-    elif retriever != "bm25":
-        raise ConfigError(f"retriever={retriever!r} says how a corpus named by search='…' is searched; got {search!r}")
-    if browse is not None and "browse" not in tools:
-        raise ConfigError(
-            f"browse={browse!r} is a source of pages for the browse tool, which tools={tools!r} leaves out"
-        )
-    made: list[Tool] = []
-    if search is not None:
-        made.append(_search(search, search_k, search_chars, tools, on_fault))
-    if "browse" in tools:
-        from arpo_env.web.local import LocalPages
-
-        pages = LocalPages.of(search) if browse is None else browse
-        made.append(_browse(pages, browse_chars, max_result_chars, on_fault, browse_summary))
-    if "python" in tools:
-        made.append(_python(sandbox, python_seconds))
-    return lambda split: made
-
-
 def make_math(env_id: str = "ARPO-Math-v0", **options: Any) -> AgentEnv:
     """Generated arithmetic with precedence; Python."""
-    return _build(env_id, generated_family(env_id), _python_only, options)
+    return _build(env_id, generated_family(env_id), python_only, options)
 
 
 def make_code(env_id: str = "ARPO-Code-v0", **options: Any) -> AgentEnv:
     """Write a function; hidden unit tests; Python."""
-    return _build(env_id, generated_family(env_id), _python_only, options)
+    return _build(env_id, generated_family(env_id), python_only, options)
 
 
 def make_deepsearch(env_id: str = "ARPO-DeepSearch-v0", **options: Any) -> AgentEnv:
     """Multi-hop questions over a generated encyclopaedia; search and Python, and browse where ``tools`` names it."""
-    check_types(env_id, _search_and_python, options, _late_names)
+    check_types(env_id, search_and_python, options, late_names)
     if "browse" in options.get("tools", ()):
         options.setdefault("max_tool_calls", 12)  # a look-up may take two calls
-    return _build(env_id, generated_family(env_id), _search_and_python, options)
+    return _build(env_id, generated_family(env_id), search_and_python, options)
 
 
 def make_reasoning_gym(
@@ -262,29 +130,7 @@ def make_reasoning_gym(
     ``config``: that data set's own options (``{"max_value": 50}``).
     """
     check_types(env_id, make_reasoning_gym, {"config": config})
-    return _build(env_id, functools.partial(generated_family(env_id), **dict(config or {})), _python_only, options)
-
-
-def generated_family(env_id: str) -> Callable[..., TaskFamily]:
-    """The family behind an id of generated tasks."""
-    match env_id:
-        case "ARPO-Math-v0":
-            from arpo_env.tasks.math import MathFamily
-
-            return MathFamily
-        case "ARPO-Code-v0":
-            from arpo_env.tasks.code import CodeFamily
-
-            return CodeFamily
-        case "ARPO-DeepSearch-v0":
-            from arpo_env.tasks.deepsearch import DeepSearchFamily
-
-            return DeepSearchFamily
-        case "ARPO-ReasoningGym-v0":
-            from arpo_env.tasks.gym import ReasoningGymFamily
-
-            return ReasoningGymFamily
-    raise ConfigError(f"{env_id!r} is no id of generated tasks")
+    return _build(env_id, functools.partial(generated_family(env_id), **dict(config or {})), python_only, options)
 
 
 def make_dataset(env_id: str = "ARPO-Dataset-v0", layout: str = "plain", **options: Any) -> AgentEnv:
@@ -304,12 +150,12 @@ def make_dataset(env_id: str = "ARPO-Dataset-v0", layout: str = "plain", **optio
     if layout == "plain" and isinstance(path, str | Path) and Path(path).is_file():
         options.setdefault("split", "test")  # a single file is one split, for the family and for the environment
     options.setdefault("tools", ("python",) if options.get("search") is None else ("search", "python"))
-    return _build(env_id, families[layout], _over_a_backend, options)
+    return _build(env_id, families[layout], over_a_backend, options)
 
 
 def make_web(
     env_id: str = "ARPO-Web-v0",
-    tools: Sequence[str] = _TOOL_NAMES,
+    tools: Sequence[str | Tool] = TOOL_NAMES,
     engine: str = "duckduckgo",
     region: str = "us-en",
     contact: str = "",
@@ -328,12 +174,13 @@ def make_web(
 
     _check_own(env_id, options)
     own = {"tools": tools, "engine": engine, "region": region, "contact": contact, "cassette": cassette, "cache": cache}
-    check_types(env_id, make_web, own, _late_names)
-    _check_names(tools)
+    check_types(env_id, make_web, own, late_names)
+    tools = chosen(tools)
     search: SearchBackend | None = LiveSearch(engine, region=region) if "search" in tools else None
     browse: PageSource | None = LivePages(contact=contact) if "browse" in tools else None
     if cassette is not None:
-        from arpo_env.search.cache import CachedBackend, Cassette
+        from arpo_env.cassette import Cassette
+        from arpo_env.search.cache import CachedBackend
         from arpo_env.web.recorded import RecordedPages
 
         tape = Cassette(cassette)
@@ -346,16 +193,17 @@ def make_web_replay(
     env_id: str = "ARPO-WebReplay-v0",
     *,
     cassette: str | Path | None = None,
-    tools: Sequence[str] = _TOOL_NAMES,
+    tools: Sequence[str | Tool] = TOOL_NAMES,
     **options: Any,
 ) -> AgentEnv:
     """The same, replayed from ``cassette`` alone: no network, and deterministic."""
-    from arpo_env.search.cache import CachedBackend, Cassette
+    from arpo_env.cassette import Cassette
+    from arpo_env.search.cache import CachedBackend
     from arpo_env.web.recorded import RecordedPages
 
     _check_own(env_id, options)
     check_types(env_id, make_web_replay, {"cassette": cassette, "tools": tools})
-    _check_names(tools)
+    tools = chosen(tools)
     if cassette is None:
         raise missing(env_id, "cassette")
     tape = Cassette(cassette, read_only=True)
@@ -388,4 +236,4 @@ def make_suite(env_id: str, **options: Any) -> AgentEnv:
                 "without"
             )
         options["tools"] = declared.tools if options.get("search") is None else ("search", "python")
-    return _build(env_id, declared.family, _over_a_backend, options)
+    return _build(env_id, declared.family, over_a_backend, options)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arpo_algo.episodes import Episode, Policy, TextEnv, run_episode
+from arpo_algo.envs import TextEnv
+from arpo_algo.episodes import Episode, Policy, run_episode
 from arpo_env.errors import InfraError
 from benchmarks.store import BenchFolder, Sample, StorageError
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from arpo_algo.episodes import TextEnv, agent
+from arpo_algo.envs import TextEnv, agent
 from arpo_algo.options import override
 from arpo_algo.presets import Preset
 from arpo_env.errors import ConfigError, ToolUnavailable, unknown

@@ -105,9 +105,9 @@ def report(path: Path, console: Console) -> int:
 
 
 def _judge(word: str, out: Path) -> LLMJudge:
+    from arpo_env.cassette import Cassette
     from arpo_env.chat import ChatClient
     from arpo_env.rewards.judge import LLMJudge
-    from arpo_env.search.cache import Cassette
 
     url, _, model = word.removeprefix("openai:").partition("#")
     return LLMJudge(ChatClient(url, model), Cassette(out / JUDGE))

@@ -25,7 +25,7 @@ import gymnasium
 from arpo_algo import options
 from arpo_algo.config import RunConfig
 from arpo_algo.trainer import Trainer
-from benchmarks.tiny import save_model
+from benchmarks.tinymodel import save_model
 
 _TURNS = (
     "<think>x</think><python>import random\nvalues = list(range(1000))\nprint(sum(values), len(values))</python>",

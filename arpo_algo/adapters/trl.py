@@ -27,12 +27,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from arpo_algo.branching import BranchingRule, Never
 from arpo_algo.engines.base import Engine, Sampling
 from arpo_algo.engines.torch import TorchEngine
-from arpo_algo.envs import open_env
+from arpo_algo.envs import TextEnv, agent, open_env
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_algo.rendering import Renderer
-from arpo_algo.sampler import RolloutConfig, TextEnv, TreeSampler
+from arpo_algo.rolloutconfig import RolloutConfig
+from arpo_algo.sampler import TreeSampler
 from arpo_algo.tree import Node, Tree
-from arpo_env.env import AgentEnv
 
 Messages = list[dict[str, str]]
 
@@ -43,7 +43,8 @@ class EnvRollouts:
     Args:
         env_id: an ``ARPO-…`` id. options: its keyword arguments.
         max_turn_tokens: new tokens a turn at most. max_tokens: tokens of a trajectory at most, prompt included.
-        branching, N: how a group is sampled, see :class:`~arpo_algo.sampler.RolloutConfig`; N defaults to the group.
+        branching, N: how a group is sampled, see :class:`~arpo_algo.rolloutconfig.RolloutConfig`; N defaults to the
+            group.
         temperature: must be that of ``GRPOConfig``, whose loss divides logits by its own.
         seed: of the tasks and of every draw.
         slots: sequences generated at once.
@@ -85,10 +86,8 @@ class EnvRollouts:
         from datasets import Dataset
 
         env = self._make_env()
-        agent = env.unwrapped
-        assert isinstance(agent, AgentEnv)
         rows: list[dict[str, Messages]] = []
-        for task in agent.family.task_ids(split, self.seed, 0, count):
+        for task in agent(env).family.task_ids(split, self.seed, 0, count):
             _, info = env.reset(options={"task_id": task})
             self._tasks[_key(info["messages"])] = info["task_id"]
             rows.append({"prompt": info["messages"]})

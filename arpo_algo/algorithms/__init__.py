@@ -1,7 +1,7 @@
 """Algorithms by name. Adding one is adding one file here, or an entry point in the group ``arpo.algorithms``; one that
 is not installed goes by where its class stands, ``./my_algorithm.py:MyAlgorithm``.
 
-An algorithm is data and two pure functions (:class:`arpo_algo.learner.Algorithm`): no model, no IO.
+An algorithm is data and two pure functions (:class:`arpo_algo.algorithms.contract.Algorithm`): no model, no IO.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from arpo_algo.algorithms._own import FORMS, own_class
 from arpo_algo.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from arpo_algo.learner import Algorithm
+    from arpo_algo.algorithms.contract import Algorithm
 
 C = TypeVar("C", bound=type)
 _REGISTRY: dict[str, type] = {}

@@ -1,8 +1,8 @@
 """What the algorithms of this folder share: sampling without forks, and the options of the shared pieces.
 
-An algorithm need not derive from these classes (:class:`arpo_algo.learner.Algorithm` is the contract); those here
-do, so that a KL penalty, an entropy bonus, an importance correction and length normalisation are written once.
-A file of this folder then holds one formula: how rewards become advantages, or what the surrogate is.
+An algorithm need not derive from these classes (:class:`arpo_algo.algorithms.contract.Algorithm` is the contract);
+those here do, so that a KL penalty, an entropy bonus, an importance correction and length normalisation are written
+once. A file of this folder then holds one formula: how rewards become advantages, or what the surrogate is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from arpo_algo.advantages import group_normalised, kl_of, rewards, soft
+from arpo_algo.algorithms.contract import length_of
 from arpo_algo.branching import BranchingRule, Never
 from arpo_algo.errors import ConfigError, unknown
 from arpo_algo.losses import LossBatch, LossOutput, check_clip, clipped, kl_penalty, truncated_importance
@@ -54,7 +55,7 @@ class Base:
         if not 1 <= self.N <= self.M:
             raise ConfigError(f"need 1 <= N <= M, got N={self.N}, M={self.M}")
         for option, known in (
-            ("aggregation", ("token", "sequence", *(("fixed",) if hasattr(self, "length") else ()))),
+            ("aggregation", ("token", "sequence", *(("fixed",) if length_of(self) is not None else ()))),
             ("kl_in", ("loss", "reward")),
             ("kl", ("k1", "k2", "k3")),
         ):
@@ -77,7 +78,7 @@ class Base:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the learner must provide, see :class:`arpo_algo.learner.Algorithm`."""
+        """What the learner must provide, see :class:`arpo_algo.algorithms.contract.Algorithm`."""
         wanted = {"reference": self.kl_coef, "entropy": self.entropy_coef}
         return frozenset(name for name, coefficient in wanted.items() if coefficient)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from arpo_algo.cli._console import Console, escape
 from arpo_algo.cli._intermixed import IntermixedParser
-from arpo_algo.errors import ConfigError, TrainingError
+from arpo_algo.errors import TrainingError
 from arpo_env.errors import ArpoEnvError
 
 #: What the extra ``train`` brings; without it `pip install arpo` is the environments alone.
@@ -25,11 +25,11 @@ _OF_TRAIN = frozenset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (0 done, 1 the run failed, 2 bad input)."""
+    """Entry point; returns the exit status (0 done, 1 the run failed, 2 bad input, 130 interrupted)."""
     args = parser().parse_args(argv)
     try:
         return int(args.run(args) or 0)
-    except (ConfigError, ArpoEnvError, TrainingError) as error:
+    except (ArpoEnvError, TrainingError) as error:
         _complain(args.command, str(error))
         return 1 if isinstance(error, TrainingError) else 2
     except ModuleNotFoundError as error:

@@ -13,6 +13,7 @@ from arpo_algo.cli._intermixed import METAVAR
 if TYPE_CHECKING:
     from arpo_algo.config import RunConfig
     from arpo_algo.evaluation import Evaluation
+    from arpo_algo.trainer import Trainer
 
 OVERRIDES = (
     "Any value can be set as KEY=VALUE (TOML syntax), anywhere on the command line:\n"
@@ -69,8 +70,8 @@ def _drop_options(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         console.print(text, markup=False, highlight=False)
 
 
-def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> None:
-    """The whole run, its table and its report."""
+def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> int:
+    """The whole run, its table and its report; returns the exit status."""
     from arpo_algo.report import build_report
     from arpo_algo.trainer import Trainer
 
@@ -82,11 +83,20 @@ def run_and_report(args: argparse.Namespace, config: RunConfig, out: Path) -> No
     summary(results)
     report, shown = escape(str(build_report(out))), escape(str(out))
     console.print(f"Report: [bold]{report}[/]   (trees, curves; `arpo view {shown} --serve` follows a running run)")
+    return status(trainer)
+
+
+def status(trainer: Trainer) -> int:
+    """Of a run that has ended: 130 where a signal ended it before all was done, as of what a signal kills."""
+    if trainer.complete or not trainer.interrupts.stop:
+        return 0
+    console.print(f"Stopped at {trainer.position.name}; the same command with --resume goes on.")
+    return 130
 
 
 def summary(results: Sequence[Evaluation]) -> None:
     """The table of evaluations, and in words what the data say."""
-    from arpo_algo.trainer import compare
+    from arpo_algo.evaluation import compare
 
     if not results:
         return

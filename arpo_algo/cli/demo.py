@@ -13,7 +13,7 @@ EPILOG = OVERRIDES
 add_arguments = add_run_arguments
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     out = args.out or Path("runs/demo")
     config = load_config(args, Path(__file__).parent.parent / "configs" / "demo.toml")
     marker = out / "config.json"
@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
         else:
             console.print(f"{out} holds a run that did not finish; starting afresh there.", markup=False)
             shutil.rmtree(out)
-    run_and_report(args, config, out)
+    return run_and_report(args, config, out)

@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from arpo_env.cassette import Cassette
     from arpo_env.search.backends import open_backend
     from arpo_env.search.base import SearchBackend
-    from arpo_env.search.cache import CachedBackend, Cassette
+    from arpo_env.search.cache import CachedBackend
     from arpo_env.search.retriever import RetrieverServer
 
     console.print(f"Opening {args.backend} …", highlight=False, markup=False)

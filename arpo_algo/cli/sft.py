@@ -7,14 +7,14 @@ import dataclasses
 from pathlib import Path
 
 from arpo_algo.cli._console import console, escape
-from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, load_config, summary
+from arpo_algo.cli._runs import OVERRIDES, add_run_arguments, load_config, status, summary
 from arpo_algo.errors import ConfigError
 
 EPILOG = OVERRIDES
 add_arguments = add_run_arguments
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     from arpo_algo.trainer import Trainer
 
     config = load_config(args)
@@ -29,3 +29,4 @@ def run(args: argparse.Namespace) -> None:
         trainer.close()
     summary(results)
     console.print(f"Model: [bold]{escape(str(saved / 'model'))}[/]")
+    return status(trainer)

@@ -3,7 +3,8 @@
 Each --algorithm is a name, or a name with options in quotes:
   arpo sweep --config arpo_algo/configs/demo.toml --algorithm arpo --algorithm grpo \\
       --algorithm "arpo attribution=hard" --seeds 0 1 2 --out runs/sweep budget.tool_calls=800
-Runs that are done are not done again; interrupted ones resume; algorithms and seeds may be added later."""
+Runs that are done are not done again; interrupted ones resume; algorithms and seeds may be added later.
+Each seed trains on questions of its own; with env.task_seed=N all seeds train on the same ones."""
 
 from __future__ import annotations
 
@@ -26,15 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from arpo_algo import options
     from arpo_algo.report.page_sweep import build_sweep_page, pooled
-    from arpo_algo.sweep import entrant, sweep
+    from arpo_algo.sweep import entrant, names_questions, sweep
 
     config = load_config(args)
+    given = options.override(options.read(args.config) if args.config else {}, args.overrides)
     entrants = [entrant(text, config) for text in args.algorithm]
     for one in entrants:
         if one.dropped:
             console.print(f"{one.label} has no option {', '.join(one.dropped)}: left out for it", markup=False)
-    rows = sweep(config, entrants, args.seeds, args.out, console)
+    rows = sweep(config, entrants, args.seeds, args.out, console, same_questions=names_questions(given))
     table = Table("algorithm", "success", "95 % interval", "by seed", title="Held-out tasks")
     for label in dict.fromkeys(r.label for r in rows):
         own = [r for r in rows if r.label == label]

@@ -11,5 +11,5 @@ EPILOG = OVERRIDES
 add_arguments = add_run_arguments
 
 
-def run(args: argparse.Namespace) -> None:
-    run_and_report(args, load_config(args), args.out or Path("runs/train"))
+def run(args: argparse.Namespace) -> int:
+    return run_and_report(args, load_config(args), args.out or Path("runs/train"))

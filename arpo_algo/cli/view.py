@@ -24,6 +24,8 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.folder.is_dir():
         raise ConfigError(f"run folder {str(args.folder)!r} is not there")
+    if not any((args.folder / name).exists() for name in ("metrics.jsonl", "eval.jsonl", "trees", ".lock")):
+        raise ConfigError(f"{str(args.folder)!r} is no run's folder: `arpo train --out FOLDER` makes one")
     if args.terminal:
         files = sorted((args.folder / "trees").glob("*.jsonl.gz"))
         if not files:

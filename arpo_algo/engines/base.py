@@ -73,7 +73,10 @@ def check_fits(request: Request, max_length: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The first ``probe`` tokens of a request are out; it goes on by itself. Entropies in nats."""
+    """The first ``probe`` tokens of a request are out; it goes on by itself. Entropies in nats.
+
+    The event; what a branching rule is shown of it is :class:`~arpo_algo.branching.Probe`.
+    """
 
     id: int
     entropies: tuple[float, ...]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from arpo_algo.attention import use_arpo_attention
+from arpo_algo.attention import key_value_shape, use_arpo_attention
 from arpo_algo.cacheattention import CachePlan, Chunk, KVCache, Shared
 from arpo_algo.engines import EngineSetup, register
 from arpo_algo.engines.base import Event, Finished, Probed, Request, check_fits
@@ -113,8 +113,7 @@ class TorchEngine:
         self.step_tokens = step_tokens
         self.share_reads = share_reads
         self.stopping = Stopping(tokenizer, end_tokens(tokenizer, getattr(model, "generation_config", None)))
-        heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads, head_dim = key_value_shape(config)
         weight = next(model.parameters())
         self.precision = precision
         dtype = torch.bfloat16 if precision == "bfloat16" else weight.dtype
@@ -124,7 +123,7 @@ class TorchEngine:
             self.cache = KVCache(
                 config.num_hidden_layers,
                 slots,
-                getattr(config, "num_key_value_heads", heads),
+                kv_heads,
                 max_length,
                 head_dim,
                 dtype,

@@ -14,8 +14,10 @@ from typing import Literal, Protocol
 import torch
 
 from arpo_algo.engines.base import Engine
+from arpo_algo.envs import TextEnv
 from arpo_algo.rendering import Renderer
-from arpo_algo.sampler import RolloutConfig, TextEnv, TreeSampler
+from arpo_algo.rolloutconfig import RolloutConfig
+from arpo_algo.sampler import TreeSampler
 from arpo_algo.tree import Node, Tree
 
 Kind = Literal["train", "eval"]

@@ -22,6 +22,8 @@ from arpo_algo.rendering import Renderer
 from arpo_algo.tree import Tree
 from arpo_algo.workers.base import Job, LocalRollouts, OnLeaf
 
+#: Seconds that workers have to be placed and to load their model.
+PATIENCE = 600.0
 _DEATHS = 3  # of one prompt's workers in a row, after which the prompt is to blame
 
 
@@ -68,12 +70,13 @@ class RayRollouts:
     Args:
         batch: prompts a task; 1 deals most evenly, more makes larger batches for the engine. Trees differ between
             values by the rounding of matrix products only.
+        patience: seconds that workers have to come up, now or in the place of one that died.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ConfigError: Ray is not installed, or cannot place so many workers.
     """
 
-    def __init__(self, config: RunConfig, source: str, *, batch: int | None = None) -> None:
+    def __init__(self, config: RunConfig, source: str, *, batch: int | None = None, patience: float = PATIENCE) -> None:
         try:
             import ray
         except ImportError:
@@ -89,6 +92,17 @@ class RayRollouts:
         self.workers: list[Any] = [self._make() for _ in range(config.rollout.actors)]
         #: Workers that died and were replaced.
         self.deaths = 0
+        self._patience = patience
+        # Ray lets a worker that fits nowhere wait for ever, and whoever asks it for something too.
+        _, late = ray.wait([w.pid.remote() for w in self.workers], num_returns=len(self.workers), timeout=patience)
+        if late:
+            has = {k: v for k, v in self._ray.cluster_resources().items() if not k.startswith("node:")}
+            self.close()
+            raise ConfigError(
+                f"rollout.actors={config.rollout.actors}: {len(late)} were not up after {patience:g} s. Each asks for "
+                f"{options}, and the cluster has {has}; lower rollout.actors, or what each asks for "
+                "(rollout.actor_options)"
+            )
 
     def sync(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Put the weights into the object store once; every worker takes them from there."""
@@ -161,7 +175,7 @@ class RayRollouts:
             if self._weights is None:
                 return
             try:
-                self._ray.get(self.workers[i].sync.remote(self._weights))
+                self._ray.get(self.workers[i].sync.remote(self._weights), timeout=self._patience)
                 return
             except self._ray.exceptions.RayError as another:
                 error = another

@@ -13,12 +13,11 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
-from arpo_env.chat import Completion
+from arpo_env.cassette import Cassette, arguments_key
+from arpo_env.chat import Chat
 from arpo_env.errors import ConfigError, InfraError
 from arpo_env.rewards.base import Verdict
-from arpo_env.search.cache import Cassette, arguments_key
 from arpo_env.shared import Shared
 
 #: Part of every cached verdict's key: change it with the wording below, and with how texts are put into it.
@@ -39,16 +38,6 @@ _VERDICT = re.compile(r"judge?ment\W*\b(correct|incorrect)\b\W*$", re.IGNORECASE
 #: Longer predictions are wrong unread: an answer is short, and a judge's context is not free.
 MAX_CHARS = 4000
 _MAX_TOKENS = 1024
-
-
-class Chat(Protocol):
-    """What a judge needs of :class:`~arpo_env.chat.ChatClient`."""
-
-    model: str
-
-    def complete(
-        self, messages: Sequence[dict[str, str]], *, temperature: float = ..., max_tokens: int | None = ...
-    ) -> Completion: ...
 
 
 class LLMJudge(Shared):

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from arpo_env.errors import ConfigError, unknown
+from arpo_env.own import FORMS, find_own
 from arpo_env.search.base import SearchBackend
 from arpo_env.search.bm25 import BM25Index
 from arpo_env.search.storage import MANIFEST
@@ -20,15 +21,18 @@ def open_backend(where: str | Path, *, retriever: str = "bm25") -> SearchBackend
         where: a folder that ``arpo corpus build`` wrote (memory-mapped); the URL of a retriever in Search-R1's
             format; or anything :func:`~arpo_env.search.sources.read_source` reads, which is then indexed in memory.
         retriever: ``bm25``, ``dense`` or ``hybrid``; the latter two need the folder's vectors (``arpo corpus
-            embed``) and the extra ``dense``.
+            embed``) and the extra ``dense``. Or one of your own by where it stands (:mod:`arpo_env.own`): a class or
+            function that is called with ``where`` and returns a backend.
 
     Raises:
-        ConfigError: nothing there, or a retriever it does not have.
+        ConfigError: nothing there, or a retriever it does not have, or one of your own that returns no backend.
         ToolUnavailable: the extra is missing.
     """
-    if retriever not in RETRIEVERS:
-        raise unknown("retriever", retriever, RETRIEVERS)
     text = str(where)
+    if ":" in retriever:
+        return _own(text, retriever)
+    if retriever not in RETRIEVERS:
+        raise ConfigError(f"{unknown('retriever', retriever, RETRIEVERS)}; or one of your own, {FORMS}")
     if text.startswith(("http://", "https://")):
         if retriever != "bm25":
             raise ConfigError(f"{text} decides for itself how it retrieves; leave out retriever={retriever!r}")
@@ -36,6 +40,14 @@ def open_backend(where: str | Path, *, retriever: str = "bm25") -> SearchBackend
 
         return HttpRetriever(text)
     return _open(text if text.startswith("hub:") else str(Path(text).resolve()), retriever)
+
+
+@lru_cache(maxsize=8)
+def _own(where: str, retriever: str) -> SearchBackend:
+    backend = find_own("retriever", retriever)(where)
+    if not isinstance(backend, SearchBackend):
+        raise ConfigError(f"retriever {retriever!r} returned {backend!r}, no arpo_env.search.base.SearchBackend")
+    return backend
 
 
 @lru_cache(maxsize=8)

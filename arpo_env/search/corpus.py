@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from arpo_env.errors import ConfigError
+from arpo_env.rows import Broken, read_rows
 from arpo_env.search.base import Page
-from arpo_env.tasks.rows import Broken, read_rows
 
 #: Field of a page -> field of a row.
 FIELDS: Mapping[str, str] = {"id": "id", "title": "title", "text": "text", "url": "url"}

@@ -3,7 +3,7 @@
 ddgs swallows what matters here: any status but 200 becomes "no results", and ``backend="auto"`` asks a random
 engine. So one engine is used directly and its status is watched: a throttled or blocked query is an
 :class:`Throttled` error, an empty page that was really served is an empty list. All processes share one
-:class:`~arpo_env.search.gate.Gate`. Nothing is sent before the first query.
+:class:`~arpo_env.gate.Gate`. Nothing is sent before the first query.
 
 What an engine sends is bounded in time (by ddgs' client) and size, and it may redirect to itself only. That client
 passes for a browser and honours the proxy settings of the host, as ddgs has it; the page reader
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
+from arpo_env.charsets import decode
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable, unknown
+from arpo_env.gate import CircuitOpen, Gate, cache_folder
 from arpo_env.search.base import Hit
-from arpo_env.search.gate import CircuitOpen, Gate, cache_folder
 from arpo_env.shared import Shared
-from arpo_env.web.extract import decode
 
 #: Pages that are served with status 200 in place of results when an engine takes one for a robot.
 _CHALLENGE = re.compile(

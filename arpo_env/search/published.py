@@ -27,10 +27,10 @@ from typing import IO, Any, Self
 from urllib.parse import quote
 
 from arpo_env.errors import ConfigError, unknown
+from arpo_env.rows import Broken, read_rows
 from arpo_env.search.base import Page
 from arpo_env.search.bm25 import BM25Index
 from arpo_env.search.sources import HUB, fetch_hub
-from arpo_env.tasks.rows import Broken, read_rows
 
 _CHUNK = 1 << 20
 _LONGEST_ROW = 64 << 20
@@ -50,7 +50,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Suite:
+class PublishedSet:
     """A published data set.
 
     Args:
@@ -130,12 +130,12 @@ def _musique(row: Mapping[str, Any]) -> Example:
                    str(row["id"]).split("__")[0], tuple(support), paragraphs)  # fmt: skip
 
 
-SUITES: Mapping[str, Suite] = {
+SUITES: Mapping[str, PublishedSet] = {
     suite.name: suite
     for suite in (
-        Suite("hotpotqa", "hotpotqa/hotpot_qa", ("distractor/*.parquet",), _hotpot, "CC BY-SA 4.0"),
-        Suite("2wiki", "xanhho/2WikiMultihopQA", ("*.parquet", "*.json"), _hotpot, "Apache-2.0"),
-        Suite("musique", "dgslibisey/MuSiQue", ("musique_ans_*.jsonl",), _musique, "CC BY 4.0"),
+        PublishedSet("hotpotqa", "hotpotqa/hotpot_qa", ("distractor/*.parquet",), _hotpot, "CC BY-SA 4.0"),
+        PublishedSet("2wiki", "xanhho/2WikiMultihopQA", ("*.parquet", "*.json"), _hotpot, "Apache-2.0"),
+        PublishedSet("musique", "dgslibisey/MuSiQue", ("musique_ans_*.jsonl",), _musique, "CC BY 4.0"),
     )
 }
 
@@ -204,7 +204,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _pages(
-    suite: Suite,
+    suite: PublishedSet,
     files: Mapping[str, list[Path]],
     limit: int | None,
     progress: Callable[[Iterable[Example]], Iterable[Example]],
@@ -229,7 +229,7 @@ def _pages(
                     yield Page(f"{suite.name}:{len(seen) - 1}", title, text, url)
 
 
-def _examples(suite: Suite, paths: Iterable[Path]) -> Iterator[Example]:
+def _examples(suite: PublishedSet, paths: Iterable[Path]) -> Iterator[Example]:
     for path in paths:
         for number, row in _json_list(path) if path.suffix == ".json" else read_rows(path):
             try:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
+from arpo_env.rows import SUFFIXES, suffix
 from arpo_env.search.base import Page
 from arpo_env.search.corpus import FIELDS, each_id_once, page_rows
-from arpo_env.tasks.rows import SUFFIXES, suffix
 
 HUB = "hub:"
 DOCUMENTS = (".txt", ".md", ".html", ".htm")
@@ -95,7 +95,8 @@ def read_document(file: Path, root: Path) -> Page:
 
 
 def _html(raw: bytes, file: Path) -> tuple[str, str]:
-    from arpo_env.web.extract import decode, read_html, tidy
+    from arpo_env.charsets import decode
+    from arpo_env.web.extract import read_html, tidy
 
     try:
         title, text = read_html(decode(raw, ""), "trafilatura")

@@ -76,7 +76,7 @@ def programs(
 
 
 def generated(env_id: str, sandbox: str) -> TaskFamily:
-    from arpo_env.registration import generated_family
+    from arpo_env.tasks.generated import generated_family
 
     family = generated_family(env_id)
     return family(sandbox=sandbox) if "sandbox" in inspect.signature(family).parameters else family()

@@ -20,9 +20,9 @@ from arpo_env.protocol import answer_turn, tool_turn
 from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.code import extract_code
 from arpo_env.rewards.program import Tests, record_calls, run_program_tests
+from arpo_env.rows import Broken
 from arpo_env.tasks.base import Expert, Task
 from arpo_env.tasks.files import FileFamily, Question
-from arpo_env.tasks.rows import Broken
 
 _ASK = "Answer with the code of the whole function, imports included."
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from arpo_env.errors import ConfigError
+from arpo_env.rows import SUFFIXES
 from arpo_env.suites.suite import Hub, Layout, Programs, Questions
-from arpo_env.tasks.rows import SUFFIXES
 
 Reach = Literal["here", "ask", "download"]
 VARIABLE = "ARPO_DATA"

@@ -57,7 +57,7 @@ def task_rng(family: str, seed: int, split: str, index: int) -> np.random.Genera
 
 
 class TaskFamily(ABC):
-    """Where tasks of one kind come from. Adding a family is adding one file with a subclass."""
+    """Where tasks of one kind come from. Adding a family is adding one file with a subclass, and registering an id."""
 
     #: Short name, the first part of every task id.
     name: str

@@ -18,11 +18,11 @@ from arpo_env.errors import ConfigError, unknown
 from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.boxed import extract_boxed
 from arpo_env.rewards.verifiers import get_verifier
+from arpo_env.rows import Broken
 from arpo_env.tasks.base import Expert, Task
 from arpo_env.tasks.files import FileFamily, Question
 from arpo_env.tasks.overlap import OverlapIndex
 from arpo_env.tasks.repair import control_character, corrupt, mend, spelled_option
-from arpo_env.tasks.rows import Broken
 
 _STYLES = ("plain", "hashes", "boxed")
 _HASHES = re.compile(r"####\s*(.+?)\s*$", re.DOTALL)

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from arpo_env.errors import ConfigError, unknown
+from arpo_env.rows import SUFFIXES, Broken, read_rows, suffix
 from arpo_env.tasks.base import SPLITS, Task, TaskFamily
 from arpo_env.tasks.overlap import Overlap, OverlapIndex, tokens
-from arpo_env.tasks.rows import SUFFIXES, Broken, read_rows, suffix
 
 #: What a file's stem says about its split.
 _STEMS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",

@@ -4,7 +4,8 @@ The split is what makes forking cheap: clones of an environment share the ``Tool
 fork server) and each own a ``ToolSession`` (an interpreter's variables). Adding a tool is adding one file
 with a ``Tool`` subclass. Nothing lists tools: an environment gets them from the function it is made with (split ->
 tools), and each brings its own ``name``. Only the names that the option ``tools`` of ``gymnasium.make`` takes stand
-somewhere, beside the functions that make them: in :mod:`arpo_env.registration`.
+somewhere, beside the functions that make them: in :mod:`arpo_env.toolboxes`. A tool that is not among them is given
+itself, or by where its class stands.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Self
+
+from arpo_env.shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class ToolSession(ABC):
         """Release what the session holds. Idempotent."""
 
 
-class Tool(ABC):
-    """A tool shared by environments and threads."""
+class Tool(Shared, ABC):
+    """A tool shared by environments and threads: a deep copy of an environment, or of its spec, holds this very one."""
 
     #: The tag of the tool: ``<name>argument</name>``.
     name: str

@@ -7,7 +7,8 @@ import contextlib
 import sys
 from typing import Any
 
-from arpo_env.web.extract import MAX_TEXT_CHARS, decode, read_html
+from arpo_env.charsets import decode
+from arpo_env.web.extract import MAX_TEXT_CHARS, read_html
 from arpo_env.workers import serve
 
 # Real pages nest deeper than Python's default allows some of the parsers' recursions to go.

@@ -1,7 +1,7 @@
 """The live web as a source of pages: bounded, polite, honest about who asks.
 
 Every site's robots.txt is obeyed under our own name, and all processes of a user share one limit a host
-(:class:`~arpo_env.search.gate.Gate`): a request a second, or fewer where the site asks for it. A failure that may pass
+(:class:`~arpo_env.gate.Gate`): a request a second, or fewer where the site asks for it. A failure that may pass
 is tried again after a jittered pause; what remains is a :class:`~arpo_env.web.base.PageFault`.
 
 Record what is read (:mod:`arpo_env.web.recorded`): the live web is never the same twice.
@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import arpo_env
 from arpo_env.errors import ConfigError
+from arpo_env.gate import Gate, cache_folder
 from arpo_env.search.base import Page
-from arpo_env.search.gate import Gate, cache_folder
 from arpo_env.shared import Shared
 from arpo_env.web.address import AddressPolicy, Target
 from arpo_env.web.base import PageFault
@@ -81,7 +80,9 @@ class LivePages(Shared):
         if not re.fullmatch(r"[\x21-\x7e]*", contact):
             raise ConfigError(f"contact must be a URL or an e-mail address in plain ASCII, got {contact!r}")
         if fetcher is None:
-            agent = f"{AGENT}/{arpo_env.__version__}" + (f" (+{contact})" if contact else "")
+            from arpo_env import __version__  # here, as the package itself imports what imports this module
+
+            agent = f"{AGENT}/{__version__}" + (f" (+{contact})" if contact else "")
             fetcher = Fetcher(policy or AddressPolicy(), agent=agent, max_bytes=max_bytes, max_redirects=max_redirects)
         self.extractor = Extractor(extractor)
         #: Names the source for the cassette.

@@ -1,13 +1,14 @@
 """A cassette in front of a source of pages: what was read once reads the same for ever.
 
-The same file, modes and rules as for search (:mod:`arpo_env.search.cache`). Recorded is the extracted text, so that a
+The same file, modes and rules as for search (:mod:`arpo_env.recording`). Recorded is the extracted text, so that a
 replay hangs on no server and no release of an extractor. A refusal is an answer and is recorded too; a fault is not.
 """
 
 from __future__ import annotations
 
+from arpo_env.cassette import Cassette
+from arpo_env.recording import CacheMode, Recorder
 from arpo_env.search.base import Page
-from arpo_env.search.cache import CacheMode, Cassette, Recorder
 from arpo_env.shared import Shared
 from arpo_env.web.base import PageSource, Refusal
 

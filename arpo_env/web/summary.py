@@ -7,12 +7,12 @@ OpenAI-compatible endpoint serves (:class:`arpo_env.chat.ChatClient`). Its answe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
+from arpo_env.cassette import Cassette
+from arpo_env.chat import Chat
 from arpo_env.errors import ConfigError, InfraError
+from arpo_env.recording import CacheMode, Recorder
 from arpo_env.search.base import Page
-from arpo_env.search.cache import CacheMode, Cassette, Recorder
 from arpo_env.shared import Shared
 
 _SYSTEM = (
@@ -23,14 +23,6 @@ _SYSTEM = (
 _ASK = "Question: {goal}\n\nPage: {title}\n\n{text}"
 
 
-class Chat(Protocol):
-    """What is used of :class:`arpo_env.chat.ChatClient`."""
-
-    model: str
-
-    def complete(self, messages: Sequence[Mapping[str, Any]], *, temperature: float, max_tokens: int) -> Any: ...
-
-
 class Summariser(Shared):
     """Sums up pages.
 
@@ -39,7 +31,7 @@ class Summariser(Shared):
         page_chars: how much of a page is read.
         words: how long an answer may be.
         max_tokens: of a completion, thoughts included.
-        cassette, mode: where answers are kept, see :mod:`arpo_env.search.cache`.
+        cassette, mode: where answers are kept, see :mod:`arpo_env.recording`.
         corpus: names the model in the cassette; default its name there.
 
     Raises:
@@ -100,7 +92,7 @@ class Summariser(Shared):
             temperature=0.0,
             max_tokens=self._max_tokens,
         )
-        answer = str(reply.text).strip()
+        answer = reply.text.strip()
         if not answer:
             raise InfraError(
                 f"the model {self._chat.model!r} gave an empty summary (finish reason {reply.finish_reason})"

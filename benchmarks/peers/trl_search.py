@@ -8,8 +8,9 @@ learning rate, betas, warm-up, clipping, bfloat16. Each trajectory is an instanc
 around our environment; a turn is a call of its one tool. TRL has no hook for three things of this protocol, which the
 subclass below adds: turns end at a stop string, a turn has a budget of tokens, results follow inline.
 
-Writes ``steps.jsonl`` (seconds, reward, tokens, tool calls of each step) and the model. TRL is spared two of its
-defaults: gradient checkpointing, and that freed memory goes back to the kernel.
+Writes ``config.json`` (the configuration with its defaults, TRL's own arguments, versions, machine), ``steps.jsonl``
+(seconds, reward, tokens, tool calls of each step) and the model. TRL is spared two of its defaults: gradient
+checkpointing, and that freed memory goes back to the kernel.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.config import RunConfig
 from arpo_algo.precision import resolve_precision
 from arpo_algo.rendering import Renderer
+from arpo_algo.runfolder import write_atomic
 from arpo_env.env import AgentEnv
+from benchmarks.speed.machine import described
 
 #: SmolLM2's own template, and in TRL's way the calls and results that it must be able to show.
 TEMPLATE = (
@@ -225,6 +228,8 @@ def train(config: RunConfig, model_path: str, out: Path, micro_batch: int) -> No
             seed=config.seed,
         ),
     )
+    record = {"config": config.to_dict(), "model": model_path, "trl": trainer.args.to_dict(), **described()}
+    write_atomic(out / "config.json", json.dumps(record, indent=1).encode())
     trainer.speak(stop_strings, config.rollout.max_turn_tokens)
     trainer.train()
     model.save_pretrained(out / "model")

@@ -104,7 +104,7 @@ def _script(path: str, settings: Settings) -> Choice:
 
 
 def _endpoint(rest: str, settings: Settings) -> Choice:
-    from arpo_algo.engines.openai import ChatPolicy
+    from arpo_algo.chatpolicy import ChatPolicy
     from arpo_env.chat import ChatClient
 
     url, _, model = rest.partition("#")

@@ -11,7 +11,6 @@ import numpy as np
 from arpo_algo.episodes import Player, Turn
 from arpo_algo.errors import ConfigError, TrainingError, unknown
 from arpo_env.env import AgentEnv
-from arpo_env.errors import ConfigError as EnvConfigError
 from arpo_env.protocol import answer_turn, tool_turn
 
 #: The chat so far -> the next assistant turn.
@@ -36,7 +35,7 @@ class Expert(_Scripted):
     def play(self, env: AgentEnv, messages: Sequence[Mapping[str, str]], seed: Sequence[int]) -> Player:
         try:
             expert = env.family.expert(env.task)
-        except EnvConfigError:
+        except ConfigError:
             raw = env.family.answer_format == "raw"
             yield Turn(answer_turn("The gold answer.", env.task.answer, raw=raw))
             return

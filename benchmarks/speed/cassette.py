@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from arpo_env.cassette import Cassette, arguments_key
 from arpo_env.search.base import Hit
-from arpo_env.search.cache import CachedBackend, Cassette, arguments_key
+from arpo_env.search.cache import CachedBackend
 
 _CORPUS = "stress"
 #: Seconds the backend takes.

@@ -10,6 +10,9 @@ copy, over the time of the step. The larger of the two says how near the step is
 are measured first, in the same process. Trees of 16 branches share a prompt, as in ARPO.
 
 *before* is the same engine without packed weights and without reading shared prefixes together.
+
+On CPUs the parts of a step stand beside it. Not on GPUs: a clock around each part would have to wait for the device
+before and after it, and so describe another, serialised step.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from arpo_algo.engines.stopping import Stopping
 from arpo_algo.engines.torch import TorchEngine
 from arpo_algo.engines.workingcopy import PackedLinear
 from benchmarks.speed import machine, plots, shapes
-from benchmarks.speed.machine import Clock, copy_rate, product_rate
+from benchmarks.speed.machine import Clock, Meter, copy_rate, product_rate
 from benchmarks.speed.rollout import NoText
 
 BRANCHES = 16  # of a tree
@@ -72,8 +75,8 @@ class Parts:
         return timed
 
 
-def measure(engine: TorchEngine, sequences: int, prompt: int, clock: Clock) -> dict[str, float]:
-    """Prefill of the prompts, then decoding steps of all sequences; seconds, and tokens in the caches."""
+def measure(engine: TorchEngine, sequences: int, prompt: int, clock: Meter) -> dict[str, float]:
+    """Prefill of the prompts, then decoding steps of all sequences; seconds, tokens in caches, on CPUs the parts."""
     rng = np.random.default_rng(sequences)
     prompts = [tuple(rng.integers(10, 40_000, prompt).tolist()) for _ in range(-(-sequences // BRANCHES))]
     for i in range(sequences):
@@ -91,13 +94,7 @@ def measure(engine: TorchEngine, sequences: int, prompt: int, clock: Clock) -> d
         start = clock()
         engine.step()
         steps.append(clock() - start)
-    parts = Parts(clock)
-    with parts.watching():
-        start = clock()
-        for _ in range(STEPS // 2):
-            engine.step()
-        whole = clock() - start
-    shares = {part: parts.seconds[part] / whole for part in PARTS[:-1]}
+    shares = parts_of(engine, clock) if clock.device.type == "cpu" else {}
     own = statistics.mean(len(row.slot.tokens) for row in engine._running.values()) - prompt
     while engine.busy:
         engine.step()
@@ -107,8 +104,19 @@ def measure(engine: TorchEngine, sequences: int, prompt: int, clock: Clock) -> d
         "attended": prompt + own,
         "cached": len(prompts) * prompt + sequences * own,
         **shares,
-        "rest": 1 - sum(shares.values()),
     }
+
+
+def parts_of(engine: TorchEngine, clock: Clock) -> dict[str, float]:
+    """Shares of the time of some decoding steps."""
+    parts = Parts(clock)
+    with parts.watching():
+        start = clock()
+        for _ in range(STEPS // 2):
+            engine.step()
+        whole = clock() - start
+    shares = {part: parts.seconds[part] / whole for part in PARTS[:-1]}
+    return {**shares, "rest": 1 - sum(shares.values())}
 
 
 def engine_for(model: Any, sequences: int, prompt: int, precision: Any, fast: bool) -> TorchEngine:
@@ -167,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "of bandwidth": round(read / bandwidth / now["step"], 3),
                 "prefill tok/s": round(1 / now["prefill"]),
                 "prefill of products": round((2 * layers + heads * prompt / 2) / products / now["prefill"], 3),
-                **{part: round(now[part], 3) for part in PARTS},
+                **{part: round(now[part], 3) for part in PARTS if part in now},
                 "step ms": round(now["step"] * 1e3, 1),
             }
             rows.append(row)
@@ -176,16 +184,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = [{name: f"{v:.0%}" if name in shares else v for name, v in row.items()} for row in rows]
     print(shapes.table(shown))
     if options.json is not None:
-        what = {"precision": options.precision, "layers": options.layers, "threads": options.threads}
+        what = {**machine.described(), "precision": options.precision, "layers": options.layers}
         options.json.write_text(json.dumps({**what, "products": products, "bandwidth": bandwidth, "rows": rows}))
     if options.plot is not None:
         draw(options.plot, rows)
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Tokens a second, share of what the machine allows, and where a step's time goes, over the number of sequences."""
+    """Tokens a second, share of what the machine allows, and (CPUs) parts of a step, over the number of sequences."""
     prompts = sorted({row["prompt"] for row in rows})
-    figure, (speed, share, left) = plots.panels(3)
+    timed = PARTS[0] in rows[0]
+    figure, (speed, share, *left) = plots.panels(3 if timed else 2)
     of = {p: [row for row in rows if row["prompt"] == p] for p in prompts}
     plots.lines(
         speed,
@@ -209,13 +218,14 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         y="% of the machine's own rate",
         log="x",
     )
-    plots.stacked(
-        left,
-        [str(row["sequences"]) for row in of[prompts[0]]],
-        {part: [100 * row[part] for row in of[prompts[0]]] for part in PARTS},
-        x=f"sequences (prompt {prompts[0]})",
-        y="% of a step's time",
-    )
+    if timed:
+        plots.stacked(
+            left[0],
+            [str(row["sequences"]) for row in of[prompts[0]]],
+            {part: [100 * row[part] for row in of[prompts[0]]] for part in PARTS},
+            x=f"sequences (prompt {prompts[0]})",
+            y="% of a step's time",
+        )
     plots.save(figure, path)
 
 

@@ -148,14 +148,15 @@ def measure(precisions: Sequence[str], sizes: Sequence[int], repeats: int, clock
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--sequences", nargs="+", type=int, default=[8, 32], help="root trajectories at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the rows as JSON lines")
     machine.add_options(parser, threads=1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     meter = machine.meter(args)
     if meter.device.type == "cpu":
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{args.threads - 1}" if args.threads > 1 else "0"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
+import platform
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -56,6 +61,18 @@ def meter(options: argparse.Namespace) -> Meter:
         raise SystemExit(f"--device {options.device}: torch {torch.__version__} finds no CUDA GPU here")
     torch.set_num_threads(options.threads)
     return Meter(device, options.wall)
+
+
+def described() -> dict[str, Any]:
+    """What was run, by which versions and on what: to stand beside figures in JSON."""
+    found = {"python": platform.python_version()}
+    for package in ("arpo", "torch", "transformers", "numpy", "trl"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    here = {"platform": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    return {"command": sys.argv, "versions": found, "machine": here}
 
 
 def timed(run: Callable[[], object], clock: Clock) -> float:

@@ -17,7 +17,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from arpo_algo import options, sampler
 from arpo_algo.config import RunConfig
 from arpo_algo.trainer import Trainer
 from arpo_env.env import AgentEnv
-from benchmarks.tiny import save_model
+from benchmarks.tinymodel import save_model
 
 WORK = ("engine", "environments", "update", "weights")
 #: Seconds that passed, and CPU seconds.
@@ -98,12 +98,13 @@ def measure(config: RunConfig, out: Path) -> dict[str, Seconds]:
     return {part: np.median([row[part] for row in steps[1:]], axis=0) for part in steps[0]}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, smollm2, or a folder")
     parser.add_argument("--steps", type=int, default=10, help="steps measured")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="arpo-overhead-"))
     try:
         model = str(save_model(folder / "tiny", hidden=128)) if args.model == "tiny" else args.model

@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ def by_docker_exec(calls: int) -> Row:
                 os.environ.get("ARPO_SANDBOX_IMAGE", IMAGE), ["sleep", "1000"], detach=True, network_mode="none",
                 auto_remove=True, environment={"OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
-        except docker.errors.DockerException as error:  # type: ignore[attr-defined]
+        except docker.errors.DockerException as error:
             raise ToolUnavailable(f"no container: {error}") from error
         try:
 
@@ -150,14 +150,15 @@ def many(sandbox: Sandbox, episodes: int, total: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=200, help="calls a measurement (the slow ones take a tenth)")
     parser.add_argument("--tier", default="auto")
     parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--total", type=int, default=10_000, help="calls of the concurrent run")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     slow = max(5, args.calls // 10)
     baseline = measure("subprocess python -c", by_subprocess, slow, warm=1)

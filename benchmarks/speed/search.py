@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from arpo_env.cassette import Cassette, arguments_key
 from arpo_env.search.bm25 import BM25Index
-from arpo_env.search.cache import Cassette, arguments_key
 from arpo_env.search.text import terms
 from arpo_env.tasks.deepsearch import DeepSearchFamily
 

@@ -6,8 +6,9 @@
 
 Methods: ``tree`` (ours: each unique token once), ``flat`` (ours, each trajectory a segment of its own), ``padded``
 (stock transformers, micro-batches padded to their longest trajectory, full logits of the completions), ``trl``
-(GRPOTrainer's own loss function, with a Python that has trl). Each runs in a process of its own, whose peak memory is
-its; an untimed pass comes first. Before that, each method's float32 gradient is compared with the tree's.
+(GRPOTrainer's own loss function, with a Python that has trl) and, on CPUs, ``trl-bf16`` (:func:`use_bf16_head`). Each
+runs in a process of its own, whose peak memory is its; an untimed pass over the first tree comes first. Before that,
+each method's float32 gradient is compared with the tree's.
 Times are CPU seconds of the process unless ``--wall`` (on a machine that others use too, only those compare), and
 wall time on a GPU (``--device cuda``), where peaks are of its memory.
 """
@@ -29,17 +30,19 @@ import torch
 
 from arpo_algo.advantages import term_weights
 from arpo_algo.algorithms import make
+from arpo_algo.algorithms.contract import Algorithm
 from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.attention import TREE_ATTENTIONS, TreeAttention, resolve_tree_attention, use_arpo_attention
-from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.packing import Credited, chains, n_terms, pack, split
 from arpo_algo.precision import Resolved, autocast
 from arpo_algo.runfolder import read_trees
+from arpo_algo.scoring import loss_of, score
 from arpo_algo.tree import Tree
 from benchmarks.speed import machine, plots, shapes
 from benchmarks.speed.machine import Meter, product_rate
 
 METHODS = ("tree", "flat", "padded")
+TRL = ("trl", "trl-bf16")  # with another Python; the second on CPUs only
 MICRO_BATCH = 4  # trajectories a padded micro-batch
 
 
@@ -214,8 +217,27 @@ def _padded(job: Job, whole: Padded, model: Any) -> None:
         (-(objective * batch.sampled).sum() / total).backward()
 
 
+def use_bf16_head() -> None:
+    """Let TRL compute its head's gradients by products in bfloat16 on CPUs, too.
+
+    TRL 1.16 casts the factors to float32 wherever it cannot ask for a float32 sum of bfloat16 products, that is
+    everywhere but on CUDA; on CPUs that is most of its head's time. Here the product of each chunk of the vocabulary is
+    rounded to bfloat16 before it is added, which TRL avoids on purpose: this is its best time, not its best gradient.
+    """
+    from trl.kernels import chunked_logprob  # type: ignore[import-not-found,unused-ignore]
+
+    def add_product(acc: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+        acc.add_(a @ b)
+
+    if not hasattr(chunked_logprob, "_addmm_fp32"):
+        raise SystemExit("trl-bf16 is made for TRL 1.16, and this TRL's chunked_logprob has no _addmm_fp32; adapt it")
+    chunked_logprob._addmm_fp32 = add_product
+
+
 def trl_setup(job: Job, model: Any) -> Callable[[Sequence[Tree]], None]:
     """GRPOTrainer as its users build it; only its loss function is called."""
+    if job.method == "trl-bf16":
+        use_bf16_head()
     from datasets import Dataset  # type: ignore[import-not-found,import-untyped,unused-ignore]
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -280,7 +302,7 @@ def work(job: Job) -> dict[str, Any]:
     model.train()
     if job.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if job.method == "trl":
+    if job.method in TRL:
         run = trl_setup(job, model)
     else:
         one = {"tree": tree_pass, "flat": flat_pass, "padded": padded_pass}[job.method]
@@ -288,11 +310,8 @@ def work(job: Job) -> dict[str, Any]:
         def run(trees: Sequence[Tree]) -> None:
             one(job, trees, model)
 
-    if not job.gradient:  # as in the middle of a training: memory that a pack needs was touched before
-        if job.method in ("tree", "flat"):
-            tree_pass(job, trees[:1], model)
-        else:
-            run([shapes.tree(replace(shapes.Shape(prompt=32), N=2, M=2), np.random.default_rng(0))])
+    if not job.gradient:  # as in the middle of a training: memory that a pass needs was touched before
+        run(trees[:1])
     before = wall.peak()
     wall.start()
     seconds = []
@@ -374,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--glibc", action="store_true", help="the allocator as it is: freed memory is given back")
     machine.add_options(parser)
-    parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too")
+    parser.add_argument("--trl", metavar="PYTHON", help="a Python that has trl, to measure it too (trl, trl-bf16)")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of gradients")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--earlier", type=Path, nargs="+", default=[], help="show the rows of these --json files too")
@@ -387,9 +406,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not {"tree", "flat"} <= set(options.methods):
         parser.error("--methods must hold tree and flat: the ratio is theirs")
+    if options.trl and torch.device(options.device).index:
+        parser.error(
+            f"--trl takes the first GPU it sees, not {options.device}; "
+            f"set CUDA_VISIBLE_DEVICES={torch.device(options.device).index} and give --device cuda"
+        )
     meter = machine.meter(options)
-    methods = [*options.methods, *(["trl"] if options.trl else [])]
-    pythons = dict.fromkeys(METHODS, sys.executable) | {"trl": options.trl}
+    methods = [*options.methods, *(TRL[: 2 if meter.device.type == "cpu" else 1] if options.trl else ())]
+    pythons = dict.fromkeys(METHODS, sys.executable) | dict.fromkeys(TRL, options.trl)
     if not options.no_check:
         errors = check_gradients(methods, pythons, options)
         print("gradients against the tree's, float32:", ", ".join(f"{m} {e:.1e}" for m, e in errors.items()))
@@ -442,7 +466,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(row), flush=True)
     print(shapes.table(rows))
     if options.json is not None:
-        options.json.write_text(json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}))
+        asked = {k: str(v) for k, v in vars(options).items()}
+        options.json.write_text(json.dumps({**machine.described(), "options": asked, "rows": rows}))
     if options.plot is not None:
         draw(rows, options.plot)
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -78,11 +78,12 @@ def measure(verdict: Callable[[int], object], seconds: float) -> dict[str, float
     return {"per_cpu_second": done / max(cpu() - begun, 1e-9), "per_second": done / (time.perf_counter() - started)}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="wall time a kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     console = Console()
     rows: dict[str, dict[str, float]] = {}
     table = Table("answers", "a second of one core", "a second of wall time", title="Verdicts")

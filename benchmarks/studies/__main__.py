@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +17,6 @@ from arpo_env.errors import ArpoEnvError
 from benchmarks.studies.catalogue import STUDIES, Study
 
 if TYPE_CHECKING:  # what brings torch along waits until there is something to do
-    from arpo_algo.config import RunConfig
     from benchmarks.studies.run import StudyResult
 
 _TINY = Path(__file__).with_name("tiny.toml")
@@ -83,10 +82,16 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         for study in studies:
             _tell(from_sweep(study, args.source, args.seeds), out, console)
         return 0
-    config = _config(args, overrides, out)
+    from arpo_algo import options
+    from arpo_algo.config import RunConfig
+    from arpo_algo.sweep import names_questions
+
+    values = _values(args, overrides, out)
+    config, same = options.load(RunConfig, values), names_questions(values)
     for study in studies:
         console.rule(f"study {study.name}")
-        _tell(train(study, config, args.seeds or [0, 1, 2], out / "runs", console), out, console)
+        done = train(study, config, args.seeds or [0, 1, 2], out / "runs", console, same_questions=same)
+        _tell(done, out, console)
     return 0
 
 
@@ -96,9 +101,9 @@ def _study(name: str) -> Study:
     return STUDIES[name]
 
 
-def _config(args: argparse.Namespace, overrides: Sequence[str], out: Path) -> RunConfig:
+def _values(args: argparse.Namespace, overrides: Sequence[str], out: Path) -> dict[str, Any]:
+    """The runs' configuration, not yet checked."""
     from arpo_algo import options
-    from arpo_algo.config import RunConfig
 
     if args.tiny:
         from benchmarks.studies.tiny import save_model
@@ -109,7 +114,7 @@ def _config(args: argparse.Namespace, overrides: Sequence[str], out: Path) -> Ru
         overrides = [f"model='{model}'", *overrides]
     elif args.config is None:
         raise ConfigError("which runs? Give --config FILE, --tiny, or --from FOLDER")
-    return options.load(RunConfig, options.override(options.read(_TINY if args.tiny else args.config), overrides))
+    return options.override(options.read(_TINY if args.tiny else args.config), overrides)
 
 
 def _list(console: Console) -> None:

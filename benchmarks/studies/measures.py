@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from arpo_algo.report.charts import moving_mean
@@ -48,11 +49,17 @@ Compare = Callable[[Run, Run], Paired | str]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """``unit``: points (shares of tasks, differences), ratio (compared as logarithms), nats."""
+    """``unit``: points (shares of tasks, differences), ratio (compared as logarithms), nats.
+
+    ``across_steps``: compares success at different steps of the two runs, that is on different training questions. That
+    is fair only on average over questions, so each seed must have questions of its own: with the same ones under all
+    seeds the luck of these questions would be counted as a difference that every seed confirms.
+    """
 
     what: str
     unit: Literal["points", "ratio", "nats"]
     compare: Compare
+    across_steps: bool = False
 
 
 def success(arm: Run, base: Run) -> Paired:
@@ -60,8 +67,21 @@ def success(arm: Run, base: Run) -> Paired:
     return Paired({task: own[task] - other[task] for task in own.keys() & other.keys()})
 
 
+def success_by_step(arm: Run, base: Run) -> Paired | str:
+    """Difference of mean training success over the steps that both made, on the same questions."""
+    pairs = list(zip(arm.row.success, base.row.success, strict=False))
+    drawn = [r.row.spent["trajectories"][: len(pairs)] for r in (arm, base)]
+    if not pairs or arm.row.task_seed != base.row.task_seed or drawn[0] != drawn[1]:
+        return "the steps of the two runs are not on the same questions"
+    return Paired({RUN: fmean(own - other for own, other in pairs)})
+
+
 def area(axis: str) -> Compare:
-    """Difference of mean training success over what both runs spent of ``axis``."""
+    """Difference of mean training success over what both runs spent of ``axis``.
+
+    The run that spends less a step gets further in its steps, so that it is ahead where success rises and both have the
+    same success at each step.
+    """
 
     def compare(arm: Run, base: Run) -> Paired | str:
         end = min((r.row.spent[axis][-1] for r in (arm, base) if r.row.spent[axis]), default=0.0)
@@ -170,16 +190,22 @@ def _windows(run: Run, trained: bool) -> dict[str, Windows]:
 
 MEASURES: Mapping[str, Measure] = {
     "success": Measure("success on held-out tasks at the end", "points", success),
+    "success by step": Measure(
+        "mean success in training over the steps that both made, on the same questions", "points", success_by_step
+    ),
     "success by calls": Measure(
-        "mean success in training over the tool calls that both made", "points", area("tool calls")
+        "mean success in training over the tool calls that both made", "points", area("tool calls"), True
     ),
     "success by tokens": Measure(
-        "mean success in training over the tokens that both computed", "points", area("tokens")
+        "mean success in training over the tokens that both computed", "points", area("tokens"), True
     ),
     "calls a trajectory": Measure("tool calls really made, a trajectory", "ratio", per_trajectory("tool calls")),
     "tokens a trajectory": Measure("tokens computed, a trajectory", "ratio", per_trajectory("tokens")),
     "calls to the level": Measure(
-        f"tool calls until training success stands at {LEVEL:.0%} of the base's way up", "ratio", to_level("tool calls")
+        f"tool calls until training success stands at {LEVEL:.0%} of the base's way up",
+        "ratio",
+        to_level("tool calls"),
+        True,
     ),
     "rise on start": Measure(
         "entropy of the first k tokens after a result less that of a trajectory's first k, before RL",

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 from arpo_algo.report import charts
-from arpo_algo.report.charts import Interval, number, percent
-from arpo_algo.report.document import asset, document
+from arpo_algo.report.charts import Interval, number, percent, points
+from arpo_algo.report.document import asset, document, scrolled
 from arpo_algo.report.page_sweep import curves_section, pooled, results_section
 from arpo_algo.runfolder import write_atomic
 from arpo_algo.sweep import AXES
@@ -115,7 +115,7 @@ def html(result: StudyResult) -> str:
             ("tasks", result.config.env.id),
             ("runs in", str(result.origin)),
         ],
-        sections=[_verdict(result), results_section(result.rows), curves_section(result.rows)],
+        sections=[_verdict(result), results_section(result.rows, compare=False), curves_section(result.rows)],
         payload={},
         script=asset("page.js"),
         style=_STYLE,
@@ -141,13 +141,13 @@ def _verdict(result: StudyResult) -> str:
     measures = dict.fromkeys(f.contrast.measure for f in _ordered(result))
     explained = "; ".join(f"{name}: {MEASURES[name].what}" for name in measures)
     notes = "".join(f'<p class="note">{escape(n)}</p>' for n in (*_notes(result), f"{_sentence(explained)}.", HOW))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return (
         f'<section id="verdict"><h2>{escape(study.question)}</h2>'
         f'<p class="verdict says-{_CLASS[result.verdict]}">{escape(_sentence(result.verdict))}.</p>'
         f'<p class="muted">Supported if {escape(study.supports)}. Contradicted if {escape(study.contradicts)}. '
         "The rows in full ink decide.</p>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-        f'<div class="charts">{_drawn(result)}</div>{notes}</section>'
+        f'{scrolled(table, "Findings")}<div class="charts">{_drawn(result)}</div>{notes}</section>'
     )
 
 
@@ -174,8 +174,8 @@ def _drawn(result: StudyResult) -> str:
                 charts.dot_interval(
                     _sentence(measure),
                     list(rows.values()),
-                    x_label={"points": "share of tasks", "ratio": "times the base's", "nats": "nats a token"}[unit],
-                    fmt=percent if unit == "points" else number,
+                    x_label={"points": "percentage points", "ratio": "times the base's", "nats": "nats a token"}[unit],
+                    fmt=points if unit == "points" else number,
                     zero=not ratio,
                     x_from=0.0 if ratio else None,
                     x_to=1.0 if ratio else None,

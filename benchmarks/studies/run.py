@@ -18,6 +18,8 @@ from benchmarks.studies.catalogue import Contrast, Study
 from benchmarks.studies.measures import MEASURES, Paired, Run
 from benchmarks.studies.verdict import Estimate, Judgement, Word, estimate, judge, overall
 
+#: Why a measure ``across_steps`` is refused.
+SAME_QUESTIONS = "seeds trained on the same questions, whose luck would count as a difference"
 #: Tokens that entropy is averaged over where the entrant has no k (the paper's code: 20).
 DEFAULT_K = 20
 
@@ -101,11 +103,19 @@ def _made(section: AlgorithmSection) -> object:
     return algorithms.make(section.name, **section.options)
 
 
-def train(study: Study, config: RunConfig, seeds: Sequence[int], folder: Path, console: Console) -> StudyResult:
-    """Train what is not trained yet, in the sweep ``folder``, and judge."""
+def train(
+    study: Study,
+    config: RunConfig,
+    seeds: Sequence[int],
+    folder: Path,
+    console: Console,
+    *,
+    same_questions: bool = False,
+) -> StudyResult:
+    """Train what is not trained yet, in the sweep ``folder``, and judge. ``same_questions``: as in the sweep."""
     entrants = entrants_of(study, config)
     distinct = {e.label: e for e in entrants.values()}
-    rows = sweep(config, list(distinct.values()), seeds, folder, console)
+    rows = sweep(config, list(distinct.values()), seeds, folder, console, same_questions=same_questions)
     return evaluate(study, config, [(distinct[r.label].section, r) for r in rows], folder, seeds)
 
 
@@ -156,7 +166,11 @@ def evaluate(
 def _find(contrast: Contrast, runs: Mapping[str, Mapping[int, Run]]) -> Finding:
     measure = MEASURES[contrast.measure]
     arm, base = runs[contrast.arm], runs[contrast.base]
-    compared = {seed: measure.compare(arm[seed], base[seed]) for seed in sorted(arm.keys() & base.keys())}
+    seeds = sorted(arm.keys() & base.keys())
+    streams = [stream for seed in seeds for stream in {arm[seed].row.task_seed, base[seed].row.task_seed}]
+    if measure.across_steps and len(set(streams)) < len(streams):
+        return Finding(contrast, None, Judgement("cannot tell", SAME_QUESTIONS))
+    compared = {seed: measure.compare(arm[seed], base[seed]) for seed in seeds}
     paired = {seed: one for seed, one in compared.items() if isinstance(one, Paired)}
     left_out = {seed: one for seed, one in compared.items() if isinstance(one, str)}
     found = estimate(

@@ -23,8 +23,8 @@ from trees import random_tree, tiny_model
 import arpo_algo.engines.torch as torch_engine
 from arpo_algo.algorithms import make
 from arpo_algo.attention import use_arpo_attention
-from arpo_algo.learner import score
 from arpo_algo.packing import pack
+from arpo_algo.scoring import score
 from benchmarks.speed import update
 from benchmarks.speed.update import Job, flat_pass, tree_pass
 

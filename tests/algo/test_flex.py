@@ -24,8 +24,10 @@ from arpo_algo.algorithms import make
 from arpo_algo.attention import TreePlan, use_arpo_attention
 from arpo_algo.errors import ConfigError
 from arpo_algo.flexattention import FlexTree, Shape, disagreement, flaw, flex_tree_attention
-from arpo_algo.learner import Learner, LearnerConfig, loss_of, score
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.packing import pack, split
+from arpo_algo.scoring import loss_of, score
 from arpo_algo.treeattention import Segment, blocks, tree_attention
 
 CPU = torch.device("cpu")

@@ -12,11 +12,12 @@ from trees import random_tree, tiny_model
 
 from arpo_algo.advantages import term_weights
 from arpo_algo.algorithms import make
+from arpo_algo.algorithms.contract import Algorithm
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.errors import ConfigError
-from arpo_algo.learner import Algorithm, loss_of, score
 from arpo_algo.losses import LossBatch
 from arpo_algo.packing import Credited, chains, pack, split
+from arpo_algo.scoring import loss_of, score
 from arpo_algo.tree import Outcome, Tree
 
 SYSTEM = list(range(3, 20))

@@ -18,8 +18,9 @@ from arpo_algo.algorithms import make
 from arpo_algo.engines.weights import WeightLayout
 from arpo_algo.engines.workingcopy import WorkingCopy
 from arpo_algo.errors import ConfigError
-from arpo_algo.learner import Learner, LearnerConfig
+from arpo_algo.learner import Learner
 from arpo_algo.lora import LoraConfig, attach, export_merged, merged, merged_weights
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.precision import autocast
 
 pytest.importorskip("peft", reason="pip install 'arpo[lora]'")

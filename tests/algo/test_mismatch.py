@@ -10,7 +10,8 @@ import pytest
 from trees import random_tree, tiny_model
 
 from arpo_algo.algorithms import make
-from arpo_algo.learner import Learner, LearnerConfig
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 
 
 def test_the_worst_token_is_named_by_its_ratio() -> None:

@@ -11,7 +11,6 @@ from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
 from arpo_algo.envs import open_env
 from arpo_algo.errors import ConfigError
-from arpo_env.errors import ConfigError as EnvConfigError
 
 CONFIGS = Path(cli.__file__).parents[1] / "configs"
 DEMO = CONFIGS / "demo.toml"
@@ -86,6 +85,12 @@ def test_cli_refuses_before_any_work(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_folder_of_something_else_is_not_viewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["view", str(tmp_path)]) == 2
+    assert "is no run's folder" in capsys.readouterr().err.replace("\n", " ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_texts(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["--help"], ["train", "--help"]):
         with pytest.raises(SystemExit) as stopped:
@@ -114,5 +119,5 @@ def test_the_papers_settings_are_the_papers(name: str) -> None:
     assert config.rollout.max_tokens == (1536 + 4096 if reasoning else 2000 + 8192)
     of_env = config.env.options
     assert (of_env["max_tool_calls"], of_env["search_k"], of_env["search_chars"]) == (3 if reasoning else 6, 10, 1000)
-    with pytest.raises(EnvConfigError, match="needs the option path"):
+    with pytest.raises(ConfigError, match="needs the option path"):
         open_env(config.env.id, of_env, name="env.id")

@@ -12,9 +12,11 @@ from arpo_algo.algorithms import make
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.engines.workingcopy import WorkingCopy, packs
 from arpo_algo.errors import ConfigError
-from arpo_algo.learner import Learner, LearnerConfig, score
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.packing import Credited, pack
 from arpo_algo.precision import autocast, resolve_precision
+from arpo_algo.scoring import score
 from arpo_algo.tree import Outcome, Tree
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from arpo_algo import cli, models
 from arpo_algo.algorithms import make
 from arpo_algo.engines.base import Finished, Request
 from arpo_algo.engines.torch import TorchEngine
-from arpo_algo.episodes import agent
+from arpo_algo.envs import agent
 from arpo_algo.rendering import Renderer
 from arpo_algo.runfolder import read_rows, read_trees
 from arpo_algo.sft import demonstrate

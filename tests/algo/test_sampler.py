@@ -5,6 +5,7 @@ Each of the first tests answers one defect of the released code (arpo-reference,
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 from toy import ScriptedEngine, byte_tokenizer, toy_env
 
-from arpo_algo.branching import Entropy, Never, Random
+from arpo_algo.branching import BalancedEntropy, Entropy, Never, Random
 from arpo_algo.errors import ConfigError
 from arpo_algo.metrics import tree_metrics
 from arpo_algo.rendering import Renderer
-from arpo_algo.sampler import RolloutConfig, TreeSampler
+from arpo_algo.rolloutconfig import RolloutConfig
+from arpo_algo.sampler import TreeSampler
 from arpo_algo.tree import Tree
 from arpo_env.env import AgentEnv
 from arpo_env.errors import InfraError
@@ -79,9 +81,10 @@ def test_baseline_is_the_trajectorys_own_first_k_tokens_and_branches_inherit_it(
         return (CALL if done < 2 else ANSWER), ([1.0] if done else [0.5] * 4 + [3.0] * 100)
 
     (tree,), _ = sample(policy, RolloutConfig(M=4, N=1, branching=Entropy(k=4)))
-    decisions = [f for n in tree.nodes for f in n.forks]
-    assert len(decisions) >= 3
-    assert {round(f.baseline, 6) for f in decisions} == {round(0.5 / np.log(256), 6)}
+    decisions = [(n, f) for n in tree.nodes for f in n.forks]
+    assert {round(f.baseline, 6) for _, f in decisions} == {round(0.5 / np.log(256), 6)}
+    # A branch that inherited nothing would take its next turn for its start, and decide nothing there.
+    assert any(above.fork_of is not None for n, _ in decisions for above in tree.path(n.id))
 
 
 def test_entropy_rise_decides_unlike_the_coin_flip() -> None:
@@ -90,6 +93,40 @@ def test_entropy_rise_decides_unlike_the_coin_flip() -> None:
     assert rising[0].n_forks == 2
     assert falling[0].n_forks == 0
     assert len(falling[0].leaves()) == 4, "filled up with root rollouts"
+
+
+def test_consecutive_forks_damp_the_rule_and_a_turn_without_one_frees_it() -> None:
+    """AEPO: P·(1 − 0.2·l) after l forks in a row on the path, siblings' paths included; P again after none."""
+    rule = BalancedEntropy(k=4, alpha=1.0, b=20.0)  # entropy rose: P > 1, so the third fork in a row is the last
+    config = RolloutConfig(M=16, N=1, branching=rule)
+    (tree,), _ = sample(tools_then_answer(6, 0.3, 2.0), config, max_tool_calls=9, max_turns=9)
+    p = 1 + 0.2 * (2.0 - 0.3) / np.log(256)
+    siblings: set[int] = set()  # forks in a row that end in a forked sibling
+    ended = 0
+    for leaf in tree.leaves():
+        path, in_a_row = tree.path(leaf.id), 0
+        for above, turn in itertools.pairwise(path):
+            for decision in above.forks:
+                assert decision.score == pytest.approx(p * (1 - 0.2 * in_a_row))
+                ended += in_a_row > 0 and not decision.granted
+                in_a_row = in_a_row + 1 if decision.granted else 0
+                if turn.fork_of is not None:
+                    siblings.add(in_a_row)
+    assert siblings == {1, 2, 3}
+    assert ended, "a path forked, did not fork, and went on"
+
+
+def test_n_is_planned_from_the_first_k_tokens_of_each_turn() -> None:
+    """AEPO: N = M·σ(b·(H_root − mean H_tool)), H over a turn's first k tokens as everywhere."""
+    turns = {0: 0.6, 1: 1.2, 2: 2.4}  # results so far -> nats of the first four tokens
+
+    def policy(before: str, rng: np.random.Generator) -> tuple[str, list[float]]:
+        done = results(before)
+        return (CALL if done < 2 else ANSWER), [turns[done]] * 4 + [0.0 if done else 5.0] * 100
+
+    (tree,), _ = sample(policy, RolloutConfig(M=16, N=1, branching=BalancedEntropy(k=4, b=5.0)))
+    gap = (0.6 - (1.2 + 2.4) / 2) / np.log(256)
+    assert tree.meta["roots"] == round(16 / (1 + np.exp(-5.0 * gap))) == 4
 
 
 def test_state_lives_in_the_tree_not_in_the_sampler() -> None:

@@ -16,9 +16,11 @@ from arpo_algo import learner as learner_module
 from arpo_algo.algorithms import make
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.errors import ConfigError, TrainingError
-from arpo_algo.learner import Learner, LearnerConfig, loss_of, score
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.packing import pack
 from arpo_algo.rendering import Renderer
+from arpo_algo.scoring import loss_of, score
 
 
 def packed_tree(seed: int = 0) -> Any:

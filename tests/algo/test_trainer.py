@@ -20,7 +20,8 @@ from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
 from arpo_algo.distributed import World
 from arpo_algo.errors import ConfigError, TrainingError
-from arpo_algo.learner import Learner, LearnerConfig
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.runfolder import RunFolder, read_rows, read_trees, write_atomic
 from arpo_algo.trainer import Trainer
 from arpo_algo.tree import Tree
@@ -119,9 +120,9 @@ def test_folders_are_protected(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="in use by another process"):
         Trainer(config(model_folder), tmp_path / "run")
     first.close()
-    with pytest.raises(ConfigError, match="add --resume"):
-        Trainer(config(model_folder), tmp_path / "run")
     run(tmp_path / "done", config(model_folder, steps=1))
+    with pytest.raises(ConfigError, match="add --resume"):
+        Trainer(config(model_folder), tmp_path / "done")
     with pytest.raises(ConfigError, match=r"differs from the run's in learner\.lr: 0\.01 in the folder, 0\.001 now"):
         Trainer(config(model_folder, **{"learner.lr": 1e-3}), tmp_path / "done", resume=True)
 
@@ -244,7 +245,7 @@ class TestLearner:
         assert not torch.equal(values, values.bfloat16().float()), "no value is rounded to half precision"
 
     def test_mini_batches_of_a_step_that_lost_trees_are_even(self, model_folder: Path, tmp_path: Path) -> None:
-        from arpo_algo.learner import _even_cuts
+        from arpo_algo.optimizer import even_cuts
 
         for total, size, sizes in (
             (8, 4, [4, 4]),
@@ -253,7 +254,7 @@ class TestLearner:
             (3, 4, [3]),
             (7, 2, [1, 2, 2, 2]),
         ):
-            assert [j - i for i, j in _even_cuts(total, size)] == sizes
+            assert [j - i for i, j in even_cuts(total, size)] == sizes
         trees = self.trees(model_folder, tmp_path)
         learner = Learner(
             AutoModelForCausalLM.from_pretrained(model_folder), LearnerConfig(mini_batch=2, precision="float32")

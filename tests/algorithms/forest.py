@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from arpo_algo.learner import Algorithm
+from arpo_algo.algorithms.contract import Algorithm
 from arpo_algo.losses import LossBatch
 from arpo_algo.tree import Outcome, Tree
 

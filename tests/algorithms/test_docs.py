@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -55,11 +56,26 @@ def example() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["rare_success"] = module  # pickling looks the class up by its module's name
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_guides_check_runs_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from arpo_algo import algorithms
+
+    guide = (ROOT / "docs/add-an-algorithm.md").read_text(encoding="utf-8")
+    snippet = next(code for code in re.findall(r"^```python\n(.*?)^```$", guide, re.M | re.S) if "\ncheck_algo" in code)
+    monkeypatch.chdir(ROOT)
+    before, modules = dict(algorithms._REGISTRY), set(sys.modules)
+    try:
+        exec(compile(snippet, "add-an-algorithm.md", "exec"), {})
+    finally:
+        algorithms._REGISTRY.clear()
+        algorithms._REGISTRY.update(before)
+        for module in set(sys.modules) - modules:
+            if module.startswith("arpo_own_"):
+                del sys.modules[module]
 
 
 def test_the_guides_example_keeps_the_contract_and_does_what_it_says() -> None:

@@ -16,7 +16,8 @@ from arpo_algo.algorithms import make
 from arpo_algo.branching import BalancedEntropy, Probe, RandomResults, Surprise
 from arpo_algo.packing import chains
 from arpo_algo.rendering import Renderer
-from arpo_algo.sampler import RolloutConfig, TreeSampler
+from arpo_algo.rolloutconfig import RolloutConfig
+from arpo_algo.sampler import TreeSampler
 from arpo_algo.tree import Node, Tree
 from arpo_env.env import AgentEnv
 from arpo_env.errors import InfraError
@@ -227,7 +228,7 @@ def test_the_environment_hears_whole_turns(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_aepo_plans_n_from_the_first_rollout() -> None:
     rule = BalancedEntropy(b=10.0)
-    assert rule.plan_roots(16, 0.5, [0.5, 0.5]) == 8
+    assert rule.plan_roots(16, 0.5, [0.2, 0.8]) == 8
     assert rule.plan_roots(16, 0.6, [0.4]) == round(16 / (1 + np.exp(-2)))
     assert rule.plan_roots(16, 0.0, [1.0]) == 2
     assert rule.plan_roots(16, 1.0, [0.0]) == 16

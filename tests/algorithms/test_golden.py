@@ -9,7 +9,7 @@ from fractions import Fraction as F
 import numpy as np
 import pytest
 import torch
-from forest import comb, fork, star
+from forest import comb, fill, fork, star
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +70,10 @@ class TestAdvantages:
     def test_dapo_keeps_groups_that_differ(self) -> None:
         assert make("dapo").keep(star([0, 1]))
         assert not make("dapo").keep(star([1, 1]))
+        late = fill(fork(), {2: 1.0, 4: 1.0, 5: 1.0})
+        algorithm = make("dapo", max_length=10, overlong=0.5)
+        assert algorithm.scores(late) == pytest.approx([1, 1 - 0.4, 1 - 0.8])
+        assert not algorithm.keep(late), "that one answer is too long is no difference in reward"
 
     def test_reinforce_pp_whitens_over_tokens_of_the_batch(self) -> None:
         # tokens: 2 with r = 3, 1 with r = 0 -> mean 2, sample variance (1 + 1 + 4)/2 = 3
@@ -265,6 +269,9 @@ class TestLosses:
         one = torch.ones(2, dtype=torch.float64)
         b = replace(batch([1, 1], [1, 1]), rollout_logp=torch.tensor([2.0, 0.5], dtype=torch.float64).log())
         assert truncated_importance(b, 1.5).advantage.tolist() == pytest.approx([0.5, 1.5])
+        old, rollout = (torch.tensor(x, dtype=torch.float64).log() for x in ([2.0, 0.5], [4.0, 0.1]))
+        moved = replace(batch([3, 3], [1, 1]), old_logp=old, rollout_logp=rollout)  # π has left π_old meanwhile
+        assert truncated_importance(moved, 1.5).advantage.tolist() == pytest.approx([2 / 4, 1.5])
         assert slope("grpo", b, tis_cap=1.5)[1] == pytest.approx([-0.25, -0.75])
         assert slope("grpo", b)[1] == pytest.approx((-one / 2).tolist())
 

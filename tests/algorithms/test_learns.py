@@ -11,8 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from arpo_algo.algorithms import list_algorithms, make
+from arpo_algo.algorithms.contract import Algorithm
 from arpo_algo.attention import use_arpo_attention
-from arpo_algo.learner import Algorithm, Learner, LearnerConfig
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.tree import Node, Outcome, Tree
 
 VOCAB, TURN, PROMPTS, STEPS = 12, 3, 4, 12

@@ -11,8 +11,8 @@ from trees import random_tree, tiny_model
 from arpo_algo.advantages import term_weights
 from arpo_algo.algorithms import list_algorithms, make
 from arpo_algo.attention import use_arpo_attention
-from arpo_algo.learner import loss_of, score
 from arpo_algo.packing import Credited, pack, split
+from arpo_algo.scoring import loss_of, score
 from arpo_algo.tree import Tree
 
 CASES = [

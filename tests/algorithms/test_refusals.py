@@ -12,8 +12,9 @@ from trees import tiny_model
 from arpo_algo.algorithms import list_algorithms, make
 from arpo_algo.branching import Surprise
 from arpo_algo.errors import ConfigError, TrainingError
-from arpo_algo.learner import Learner, LearnerConfig
-from arpo_algo.sampler import RolloutConfig
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
+from arpo_algo.rolloutconfig import RolloutConfig
 from arpo_algo.tree import Outcome
 
 

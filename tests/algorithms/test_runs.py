@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_trainer import config, model_folder, run, same
 
+from arpo_algo.algorithms.dapo import DAPO
 from arpo_algo.config import AlgorithmSection, RunConfig
 from arpo_algo.runfolder import read_trees
+from arpo_algo.trainer import Trainer
 
 __all__ = ["model_folder"]  # a fixture
 
@@ -48,20 +51,12 @@ def test_resumed_equals_never_stopped(name: str, model_folder: Path, tmp_path: P
         assert rows[1]["kl"] > 1e-6
 
 
-def test_dynamic_sampling_replaces_groups_of_equal_reward(model_folder: Path, tmp_path: Path) -> None:
-    import arpo_algo.trainer as module
-    from arpo_algo.algorithms import make
-
-    class Picky(type(make("dapo"))):  # type: ignore[misc]
-        def keep(self, tree) -> bool:  # type: ignore[no-untyped-def]
-            return super().keep(tree) and not tree.task_id.endswith(("/0", "/3"))
-
-    trainer = module.Trainer(made(model_folder, "dapo", steps=1), tmp_path / "run")
-    trainer.algorithm = Picky(M=4)
-    try:
-        trainer.run()
-    finally:
-        trainer.close()
+def test_dynamic_sampling_replaces_groups_of_equal_reward(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DAPO.keep
+    monkeypatch.setattr(DAPO, "keep", lambda self, tree: real(self, tree) and not tree.task_id.endswith(("/0", "/3")))
+    run(tmp_path / "run", made(model_folder, "dapo", steps=1))
     (row,) = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     used = [t.task_id for t in read_trees(tmp_path / "run" / "trees" / "train-000000.jsonl.gz")]
     assert len(used) == 2
@@ -69,3 +64,30 @@ def test_dynamic_sampling_replaces_groups_of_equal_reward(model_folder: Path, tm
     assert row["groups_dropped"] >= 1
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-000001" / "state.json").read_text())
     assert state["drawn"] == 2 + row["groups_dropped"]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "old_policy", "cap"),
+    [
+        ({}, "current", None),
+        ({"overlap": "one-step", "correction": "tis", "tis_cap": 3.0}, "current", 3.0),
+        ({"overlap": "one-step", "correction": "ratio"}, "rollout", None),
+    ],
+)
+def test_the_update_is_told_how_to_correct_stale_trees(
+    rollout: dict[str, Any], old_policy: str, cap: float | None, model_folder: Path, tmp_path: Path
+) -> None:
+    settings = config(model_folder, steps=1, **{f"rollout.{k}": v for k, v in rollout.items()})
+    trainer = Trainer(replace(settings, algorithm=AlgorithmSection("grpo", {"M": 4})), tmp_path / "run")
+    update, told = trainer.learner.update, []
+
+    def updated(trees: Any, algorithm: Any, **options: Any) -> dict[str, float]:
+        told.append((options.get("old_policy", "current"), algorithm.tis_cap))
+        return update(trees, algorithm, **options)
+
+    trainer.learner.update = updated  # type: ignore[method-assign]
+    try:
+        trainer.run()
+    finally:
+        trainer.close()
+    assert told == [(old_policy, cap)]

@@ -111,6 +111,10 @@ def test_a_step_of_trl(config: RunConfig, default_model: Path, tmp_path: Path, m
         runs = "".join(map(str, mask)).split("0")
         assert max(map(len, runs)) <= 6, "a turn has its budget"
     assert (tmp_path / "model" / "model.safetensors").exists()
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["config"]["rollout"]["max_turn_tokens"] == 6
+    assert record["trl"]["per_device_train_batch_size"] == 2
+    assert record["versions"]["trl"][0].isdigit()
 
 
 def _results(ids: list[int], mask: list[int]) -> list[list[int]]:

@@ -15,8 +15,8 @@ from bench_toys import tasks
 from loopback_chat import ChatServer, Reply, chat_server, completion, refusal
 from toy_env import toy
 
+from arpo_algo.chatpolicy import ChatPolicy, whole_turn
 from arpo_algo.engines.base import Sampling
-from arpo_algo.engines.openai import ChatPolicy, whole_turn
 from arpo_algo.episodes import Episode, Policy, agent, run_episode
 from arpo_algo.errors import ConfigError, TrainingError
 from arpo_env.chat import ChatClient, Completion

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from bench_toys import make_run, row, void
 from rich.console import Console
+from test_report_browser import CHROMIUM, act
 
 from arpo_algo.errors import ConfigError
 from arpo_env.suites import list_suites
@@ -101,6 +102,7 @@ class TestPage:
         text = page.build_html(result)
         assert "<img" not in text
         assert text.count("<script>") == 1
+        assert '<div class="scroll" tabindex="0" role="region"' in text
         assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
 
     @pytest.mark.slow
@@ -119,6 +121,39 @@ class TestPage:
         panel = html.unescape(dom[dom.index('id="panel"') :])
         assert f"said {HOSTILE}" in panel
         assert "Toy: wrong" in panel
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+    def test_on_a_phone_and_under_a_malformed_address(self, tmp_path: Path) -> None:
+        messages = [{"role": "user", "content": "Q?"}, {"role": "tool", "content": "a page"}]
+        make_run(tmp_path / "run", [row(i, messages=messages) for i in range(60)])
+        write_reports(load(tmp_path / "run"))
+        script = """
+            const html = d.documentElement, panel = d.getElementById("panel"), list = d.getElementById("list");
+            const opened = (key) => new Promise((done) => {
+              const look = () => { if (html.dataset.open === key) done(); };
+              new w.MutationObserver(look).observe(html, {attributes: true});
+              look();
+            });
+            await opened("Toy/toy/test/0/0/0");
+            const height = list.clientHeight / w.innerHeight;
+            list.children[3].click();
+            await opened("Toy/toy/test/0/3/0");
+            const at = panel.getBoundingClientRect().top;
+            const back = panel.querySelector(".back");
+            const shown = back.offsetParent !== null;
+            back.click();
+            const row = d.activeElement.getBoundingClientRect();
+            const display = w.getComputedStyle(panel.querySelector(".text.result")).display;
+            return {shown, display, there: Math.round(at), short: height < 0.46,
+                    back: d.activeElement.dataset.key, seen: row.top >= 0 && row.bottom <= w.innerHeight};
+        """
+        phone = act(tmp_path / "run", tmp_path / "phone", script, width=390, height=700, fragment="#100%")
+        assert 0 <= phone.pop("there") < 350
+        assert phone == {"shown": True, "display": "block", "short": True, "back": "Toy/toy/test/0/3/0", "seen": True}
+        wide = act(tmp_path / "run", tmp_path / "wide", script, fragment="#%E0%A4%A")
+        assert not wide["shown"]
+        assert wide["there"] > 0
 
 
 def _dom(folder: Path, fragment: str) -> str:

@@ -30,6 +30,7 @@ from benchmarks.studies.catalogue import STUDIES
 from benchmarks.studies.measures import MEASURES, RUN, Paired, Run
 from benchmarks.studies.page import html, markdown
 from benchmarks.studies.run import StudyResult, entrants_of, evaluate
+from benchmarks.studies.verdict import estimate
 from benchmarks.studies.words import cells, value
 
 TINY = Path(tiny.__file__).with_name("tiny.toml")
@@ -41,7 +42,8 @@ def config(*overrides: str) -> RunConfig:
 
 def row(label: str, seed: int, success: list[float], calls: list[float], final: dict[str, float]) -> SweepRow:
     """A finished run whose steps had 10 trajectories each and so many calls in total."""
-    out = SweepRow(label, seed, Evaluation(label.upper(), len(success), final, 0, 0, 0, 0, 0, 0, ()), success=success)
+    held_out = Evaluation(label.upper(), len(success), final, 0, 0, 0, 0, 0, 0, ())
+    out = SweepRow(label, seed, held_out, success=success, task_seed=seed)
     out.spent = {
         "trajectories": [10.0 * (i + 1) for i in range(len(success))],
         "tokens": [100 * c for c in calls],
@@ -75,6 +77,15 @@ def test_success_by_calls_ends_where_the_thriftier_one_does() -> None:
     base = run("b", 0, [0.2, 0.9], [16.0, 32.0], {})  # over its first 20: (16·0.2 + 4·0.9)/20 = 0.34
     assert compare("success by calls", arm, base) == {RUN: pytest.approx(0.06)}
     assert compare("success by calls", base, arm) == {RUN: pytest.approx(-0.06)}
+
+
+def test_success_by_step_is_of_the_steps_that_both_made() -> None:
+    arm, base = run("a", 0, [0.2, 0.6, 0.9], [1.0, 2.0, 3.0], {}), run("b", 0, [0.3, 0.4], [9.0, 18.0], {})
+    assert compare("success by step", arm, base) == {RUN: pytest.approx(0.05)}
+    other = run("b", 1, [0.3, 0.4], [9.0, 18.0], {})
+    assert "not on the same questions" in compare("success by step", arm, other)
+    base.row.spent["trajectories"] = [10.0, 30.0]  # it drew other questions in place of some (DAPO)
+    assert "not on the same questions" in compare("success by step", arm, base)
 
 
 curves = st.lists(st.tuples(st.floats(0, 1), st.floats(0.5, 9)), min_size=4, max_size=12)
@@ -147,6 +158,62 @@ def test_entropy_windows_by_hand(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ a study from made-up runs
+
+
+ACROSS = ("success by calls", "success by tokens", "calls to the level")
+
+
+def frozen(seed: int, questions: int) -> dict[str, Run]:
+    """Two runs that learn nothing and answer alike at each step; steps differ in how hard their questions are.
+
+    ARPO's steps are cheaper, so that it gets to later questions for what both spent.
+    """
+    chance = np.random.default_rng(questions).beta(0.4, 0.8, (8, 8))  # of eight steps with eight questions
+    runs = {}
+    for key, (name, cost) in enumerate({"arpo": 0.74, "grpo": 1.0}.items()):
+        right = np.random.default_rng([seed, key]).binomial(8, chance).mean(1) / 8
+        runs[name] = run(name, seed, right.tolist(), [cost * 64 * (i + 1) for i in range(8)], {"t/0": 1.0})
+        runs[name].row.task_seed = questions
+    return runs
+
+
+@pytest.mark.parametrize("same_questions", [True, False])
+def test_the_luck_of_questions_that_all_seeds_share_is_not_taken_for_a_difference(same_questions: bool) -> None:
+    found = [
+        (entrant(name, config()).section, one.row)
+        for seed in range(5)
+        for name, one in frozen(seed, 0 if same_questions else seed).items()
+    ]
+    result = evaluate(STUDIES["budget"], config(), found, Path("sweep"), range(5))
+    across = [f for f in result.findings if f.contrast.measure in ACROSS]
+    assert len(across) == 4
+    for finding in across:
+        assert ("trained on the same questions" in finding.judgement.reason) == same_questions
+        if same_questions:
+            assert (finding.judgement.word, finding.estimate, cells(finding)[2]) == ("cannot tell", None, "–")
+    (by_step,) = [f for f in result.findings if f.contrast.measure == "success by step"]
+    assert by_step.estimate is not None, "at equal steps both answer the same questions"
+    assert by_step.estimate.seeds == 5
+
+
+def test_such_luck_is_rarely_a_difference_when_each_seed_has_its_own_questions() -> None:
+    """300 studies of five seeds in which nothing differs: how many intervals of "success by tokens" lie above zero."""
+
+    def above(study: int, *, same_questions: bool) -> bool:
+        values = {}
+        for seed in range(5 * study, 5 * study + 5):
+            runs = frozen(seed, study if same_questions else seed)
+            one = MEASURES["success by tokens"].compare(runs["arpo"], runs["grpo"])
+            assert isinstance(one, Paired)
+            values[seed] = one.values
+        found = estimate(values, bounded=True)
+        assert found is not None
+        assert found.low is not None
+        return found.low > 0
+
+    wrong = {same: sum(above(study, same_questions=same) for study in range(300)) for same in (True, False)}
+    assert wrong[False] <= 0.05 * 300
+    assert wrong[True] > 0.1 * 300, "why they are refused"
 
 
 def made_up(
@@ -244,6 +311,10 @@ def test_page_and_markdown_say_the_same() -> None:
         assert "ARPO − random forks" in shown
         assert value(0.4, "points") in shown
         assert "Not there: inverted" in shown
+    assert "Difference from" not in page, "the findings say it, and with the other sign"
+    drawn = page.split('<div class="charts">')[1].split("</figure>")[0]
+    assert "percentage points" in drawn
+    assert "%" not in re.sub(r"<title>.*?</title>|aria-label=\"[^\"]*\"", "", drawn)
     assert page.count('class="worded says-good"') == sum(f.judgement.word == "supports" for f in result.findings)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows[:10]} == {8}

@@ -14,7 +14,7 @@ from arpo_algo import algorithms, options
 from arpo_algo.cli import parser
 from arpo_algo.cli._runs import load_config
 from arpo_algo.config import RunConfig
-from arpo_algo.trainer import FREE_ON_RESUME
+from arpo_algo.resume import FREE_ON_RESUME
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -85,6 +85,7 @@ def test_commands_for_environments_work_without_torch_and_rich(tmp_path: Path) -
     assert refused.stderr.startswith("arpo corpus: ")
     assert "no[web]" in refused.stderr
     assert "validate" in light("--help").stdout
+    (tmp_path / "metrics.jsonl").touch()
     assert light("view", str(tmp_path)).returncode == 0
 
 

@@ -81,8 +81,8 @@ def test_no_id_is_registered_with_an_option_that_gymnasium_takes_for_its_own() -
         ({"reward": "arpo"}, r"ArpoReward \| None, got 'arpo' .* \(arpo_env.rewards.arpo.ArpoReward\)"),
         ({"hops": 2}, r"Sequence\[int\], got 2 \(int\): write hops=\(2,\)"),
         ({"hops": ("1",)}, r"Sequence\[int\], got \('1',\)"),
-        ({"tools": "search"}, r"Sequence\[str\], got 'search' \(str\): write tools=\('search',\)"),
-        ({"tools": 5}, r"Sequence\[str\], got 5"),
+        ({"tools": "search"}, r"Sequence\[str \| Tool\], got 'search' \(str\): write tools=\('search',\)"),
+        ({"tools": 5}, r"Sequence\[str \| Tool\], got 5"),
         ({"on_malformed": 1}, r"Literal\['end', 'tell'\], got 1"),
     ],
 )

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from arpo_env.cassette import Cassette
 from arpo_env.chat import Completion
 from arpo_env.errors import ConfigError, InfraError
 from arpo_env.rewards.judge import MAX_CHARS, Agreement, Labelled, LLMJudge, agreement
-from arpo_env.search.cache import Cassette
 
 GOLDS = ["66 hours"]
 

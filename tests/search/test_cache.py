@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arpo_env.cassette import Cassette, arguments_key
 from arpo_env.errors import ConfigError, InfraError
 from arpo_env.search.base import Hit, Page, SearchBackend
 from arpo_env.search.bm25 import BM25Index
-from arpo_env.search.cache import CachedBackend, Cassette, arguments_key, import_json
+from arpo_env.search.cache import CachedBackend, import_json
 
 
 class Live:
@@ -281,7 +282,7 @@ def test_import_of_a_published_json_cache(cassette: Cassette, tmp_path: Path) ->
 HAMMER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from arpo_env.search.cache import Cassette
+from arpo_env.cassette import Cassette
 
 path, worker, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 tape = Cassette(path)
@@ -301,7 +302,7 @@ tape.close()
 
 WRITE_FOREVER = """
 import itertools, os, sys
-from arpo_env.search.cache import Cassette
+from arpo_env.cassette import Cassette
 
 tape = Cassette(sys.argv[1])
 for i in itertools.count():
@@ -311,7 +312,7 @@ for i in itertools.count():
 
 FORK = """
 import os, sys
-from arpo_env.search.cache import Cassette
+from arpo_env.cassette import Cassette
 
 tape = Cassette(sys.argv[1])
 tape.put("search", "c", "parent", 1)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from arpo_env.search.cache import CachedBackend, Cassette, arguments_key
+from arpo_env.cassette import Cassette, arguments_key
+from arpo_env.search.cache import CachedBackend
 from benchmarks.speed import cassette as harness
 
 

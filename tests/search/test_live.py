@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import arpo_env  # noqa: F401 (registers the environments)
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
+from arpo_env.gate import Gate
 from arpo_env.search.base import Hit, SearchBackend
-from arpo_env.search.gate import Gate
 from arpo_env.search.live import DdgsFetcher, LiveSearch, Reply, Throttled
 
 
@@ -150,7 +150,7 @@ def test_bad_gates_are_refused(tmp_path: Path) -> None:
 
 ENTER = """
 import json, sys
-from arpo_env.search.gate import Gate
+from arpo_env.gate import Gate
 waits = []
 gate = Gate(sys.argv[1], rate=1.0, burst=1, max_wait=1e9, clock=lambda: 5.0, sleep=waits.append)
 for _ in range(20):

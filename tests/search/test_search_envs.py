@@ -10,10 +10,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import arpo_env  # noqa: F401 (registers the environments)
+from arpo_env.cassette import Cassette
 from arpo_env.env import AgentEnv
 from arpo_env.search.base import Page, SearchBackend
 from arpo_env.search.bm25 import BM25Index
-from arpo_env.search.cache import CachedBackend, Cassette
+from arpo_env.search.cache import CachedBackend
 from arpo_env.search.dense import DenseIndex
 from arpo_env.search.hybrid import HybridBackend
 from arpo_env.search.retriever import HttpRetriever, RetrieverServer

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from arpo_env.errors import ConfigError
+from arpo_env.rows import Broken, read_rows
 from arpo_env.tasks.dataset import DatasetFamily
-from arpo_env.tasks.rows import Broken, read_rows
 
 
 def test_csv(tmp_path: Path) -> None:

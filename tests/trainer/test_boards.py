@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny_run import Children, quiet
+from tiny_run import Children, config, quiet, run
 
 from arpo_algo.errors import ConfigError
+from arpo_algo.learner import Learner
 from arpo_algo.runfolder import RunFolder, read_rows
 from arpo_algo.tracking import LogSection, Tracker
+from arpo_algo.trainer import Trainer
 
 
 class Fake(ModuleType):
@@ -162,8 +164,45 @@ def test_tensorboard_holds_the_numbers(tmp_path: Path) -> None:
     tracker.log("train", 3, {"reward": 0.5, "kl": float("nan")})
     tracker.close()
     folder.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/reward")] == [(3, 0.5)]
     assert "train/kl" not in events.Tags()["scalars"]
     assert read_rows(tmp_path / "metrics.jsonl")[0]["nonfinite"] == ["kl"]
+
+
+def test_tensorboard_hides_what_is_done_again_and_no_more(tmp_path: Path, tiny_model: Path) -> None:
+    """Each phase counts its own steps: a resume in RL hides nothing of the cold start."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def steps(phase: str, tag: str) -> list[int]:
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / phase))
+        events.Reload()
+        return [e.step for e in events.Scalars(f"{phase}/{tag}")]
+
+    changes = {"log.boards": ["tensorboard"], "sft.steps": 4, "steps": 4, "save_every": 2, "eval.before": True}
+
+    def killed_in_the_last(method: str) -> None:
+        trainer = Trainer(config(tiny_model, **changes), tmp_path / "run", resume=True, console=quiet())
+        owner: Any = Learner if method == "imitate" else Trainer
+        real, calls = getattr(owner, method), []
+
+        def dies(*args: Any) -> Any:
+            calls.append(args)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, method, dies)
+            patch.setattr(trainer, "_save_now", bool)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.run()
+        trainer.close()
+
+    killed_in_the_last("imitate")
+    killed_in_the_last("train_step")
+    run(tmp_path / "run", config(tiny_model, **changes))
+    assert steps("sft", "loss") == [0, 1, 2, 3]
+    assert steps("train", "reward") == [0, 1, 2, 3]
+    assert steps("eval", "success") == [0, 0, 4]

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from arpo_algo.algorithms import make
 from arpo_algo.checkpoint import CheckpointStore
 from arpo_algo.distributed import World, shares
-from arpo_algo.learner import Learner, LearnerConfig
+from arpo_algo.learner import Learner
+from arpo_algo.optimizer import LearnerConfig
 from arpo_algo.runfolder import read_rows, read_trees
 from arpo_algo.sharding import whole
 

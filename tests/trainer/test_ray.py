@@ -17,6 +17,7 @@ from tiny_run import config, count_calls, differences, forkserver, outcome, quie
 from arpo_algo import assembly
 from arpo_algo.algorithms import make
 from arpo_algo.config import RunConfig
+from arpo_algo.errors import ConfigError
 from arpo_algo.rendering import Renderer
 from arpo_algo.trainer import Trainer
 from arpo_algo.tree import Tree
@@ -98,6 +99,17 @@ def test_same_seeds_same_trees(tiny_model: Path, alone: list[Tree]) -> None:
         rollouts.close()
 
 
+@pytest.mark.usefixtures("cluster")
+def test_more_workers_than_ray_can_place_are_refused(tiny_model: Path) -> None:
+    """Three on two CPUs: the third would be waited for in silence, for ever."""
+    from arpo_algo.workers.ray import RayRollouts
+
+    with pytest.raises(ConfigError, match=r"rollout\.actors=3.*'num_cpus': 1.*'CPU': 2\.0"):
+        RayRollouts(tiny(tiny_model, **{"rollout.actors": 3}), str(tiny_model), patience=5.0)
+    rollouts = RayRollouts(tiny(tiny_model, **{"rollout.actors": 2}), str(tiny_model))
+    rollouts.close()  # those that were refused hold nothing
+
+
 class Starved:
     """Ray, on a machine whose memory is full when the first result is asked for."""
 
@@ -107,11 +119,11 @@ class Starved:
     def __getattr__(self, name: str) -> Any:
         return getattr(ray, name)
 
-    def get(self, reference: Any) -> Any:
+    def get(self, reference: Any, timeout: float | None = None) -> Any:
         if self._full:
             self._full = False
             raise ray.exceptions.OutOfMemoryError("the node is running low on memory")
-        return ray.get(reference)
+        return ray.get(reference, timeout=timeout)
 
 
 @pytest.mark.usefixtures("cluster")

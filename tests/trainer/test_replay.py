@@ -210,7 +210,7 @@ class TestOneStepAhead:
         assert rows[0][1]["rollout_kl"] < 1e-6 < rows[1][1]["rollout_kl"], "from the second on, another policy sampled"
 
     def test_an_algorithm_without_the_correction_is_refused(self, tiny_model: Path, tmp_path: Path) -> None:
-        from arpo_algo.trainer import for_stale_trees
+        from arpo_algo.assembly import for_stale_trees
 
         settings = config(tiny_model, **{"rollout.overlap": "one-step"})
         with pytest.raises(ConfigError, match=r"rollout\.correction=ratio"):

@@ -11,8 +11,10 @@ import pytest
 from tiny_run import config, quiet, save_model
 
 from arpo_algo import sweep as module
+from arpo_algo.cli import parser
+from arpo_algo.cli import sweep as command
 from arpo_algo.errors import ConfigError
-from arpo_algo.report.page_sweep import build_sweep_page, curves_section, pooled
+from arpo_algo.report.page_sweep import build_sweep_page, curves_section, pooled, results_section
 from arpo_algo.sweep import differences, entrant, sweep
 
 
@@ -53,6 +55,11 @@ def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [(r.label, r.seed) for r in rows] == [("arpo", 0), ("arpo", 1), ("grpo", 0), ("grpo", 1)]
     # Four trajectories a prompt, two prompts a step: an equal budget of 16 is two steps for each.
     assert all(r.spent["trajectories"] == [8.0, 16.0] for r in rows)
+    # Each seed has training tasks of its own, the same for all algorithms; held-out tasks are everybody's.
+    assert [r.task_seed for r in rows] == [0, 1, 0, 1]
+    streams = [json.loads((r.folder / "config.json").read_text())["config"]["env"]["task_seed"] for r in rows]  # type: ignore[operator]
+    assert streams == [0, 1, 0, 1]
+    assert len({tuple(r.final.per_task) for r in rows}) == 1
     said = json.loads((out / "sweep.json").read_text())
     assert [d["label"] for d in said["differences"]] == ["grpo"]
     page = build_sweep_page(rows, out).read_text()
@@ -64,6 +71,32 @@ def test_a_sweep_resumes_and_compares(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(sweep(base, entrants, [0, 1], out, quiet())) == 4
     with pytest.raises(ConfigError, match="differs in \\['steps'\\]"):
         sweep(dataclasses.replace(base, steps=8), entrants, [0], out, quiet())
+    with pytest.raises(ConfigError, match=r"each seed trains on its own questions; leave env\.task_seed out"):
+        sweep(base, entrants, [0, 1], out, quiet(), same_questions=True)
+    del record["same_questions"]  # as an older release left it
+    (out / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"all seeds train on the same questions; give env\.task_seed=0"):
+        sweep(base, entrants, [0, 1], out, quiet())
+    assert len(sweep(base, entrants, [0, 1], out, quiet(), same_questions=True)) == 4
+
+
+@pytest.mark.parametrize(("values", "same"), [(["steps=1"], False), (["env.task_seed=0"], True), ([], True)])
+def test_a_stream_that_the_user_names_is_everybodys(
+    values: list[str], same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command line, or by the file (the last case)."""
+    file = tmp_path / "my.toml"
+    file.write_text("[env]\ntask_seed = 3\n" if not values else "steps = 2\n")
+    asked: list[bool] = []
+
+    def stopped(*args: object, same_questions: bool) -> None:
+        asked.append(same_questions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "sweep", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(parser().parse_args(["sweep", "--algorithm", "grpo", "--config", str(file), *values]))
+    assert asked == [same]
 
 
 def test_an_interrupted_cold_start_is_not_taken_for_a_finished_one(
@@ -106,6 +139,12 @@ def test_differences_pair_tasks_and_seeds() -> None:
     assert one["difference"] == pytest.approx(1 / 3)  # (0.5 + 0.5 + 0) / 3 tasks
     assert one["low"] < one["difference"] < one["high"]
     assert pooled(rows[2:])[0] == pytest.approx(0.5)
+    for each in rows:
+        each.spent = {axis: [1.0] for axis in module.AXES}
+    drawn = results_section(rows).split("<b>Difference from a, same tasks and seeds</b>")[1]
+    assert "percentage points" in drawn
+    assert "b: 33.3 (95 % CI" in drawn
+    assert "Difference" not in results_section(rows, compare=False)
 
 
 def test_many_algorithms_are_drawn_in_groups_that_can_be_told_apart() -> None:

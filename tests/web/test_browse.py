@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_env import registration
+from arpo_env.cassette import Cassette
 from arpo_env.env import AgentEnv
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
 from arpo_env.protocol import answer_turn, result_body, tool_turn
 from arpo_env.search import live as live_search
 from arpo_env.search.base import Hit, Page
 from arpo_env.search.bm25 import BM25Index
-from arpo_env.search.cache import Cassette
 from arpo_env.tools.browse import BrowseTool
 from arpo_env.tools.search import SearchTool
 from arpo_env.web import live as live_pages

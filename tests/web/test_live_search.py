@@ -11,7 +11,7 @@ import pytest
 from hostile import Handler, Site, Waits, serving
 
 from arpo_env.errors import InfraError
-from arpo_env.search.gate import Gate
+from arpo_env.gate import Gate
 from arpo_env.search.live import DdgsFetcher, LiveSearch, Throttled
 from arpo_env.tools.search import SearchTool
 

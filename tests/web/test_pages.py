@@ -13,17 +13,19 @@ from hostile import ARTICLE, Handler, Site, Waits, reader, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arpo_env.cassette import Cassette
+from arpo_env.charsets import decode
 from arpo_env.errors import ConfigError, InfraError, ToolUnavailable
 from arpo_env.search.base import Page
 from arpo_env.search.bm25 import BM25Index
-from arpo_env.search.cache import CachedBackend, Cassette
+from arpo_env.search.cache import CachedBackend
 from arpo_env.tasks.deepsearch import DeepSearchFamily
 from arpo_env.tasks.deepsearch.pages import WorldPages
 from arpo_env.tasks.deepsearch.world import World, WorldSpec
 from arpo_env.web import extract, robots
 from arpo_env.web.address import Target, parse_url
 from arpo_env.web.base import PageFault, PageSource, Refusal
-from arpo_env.web.extract import Extractor, decode, tidy
+from arpo_env.web.extract import Extractor, tidy
 from arpo_env.web.fetch import Budget, Document
 from arpo_env.web.live import LivePages
 from arpo_env.web.local import LocalPages

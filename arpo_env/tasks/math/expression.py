@@ -93,20 +93,17 @@ def program(expression: Expression, *, parentheses: bool = True) -> str:
     return f"from fractions import Fraction as F\n{body}" if _divides(expression) else body
 
 
+def _written(expression: Expression) -> tuple[list[int], list[str]]:
+    """Its numbers and its operators, each in the order in which they are written."""
+    if isinstance(expression, int):
+        return [expression], []
+    (numbers, symbols), (more, others) = _written(expression.left), _written(expression.right)
+    return numbers + more, [*symbols, expression.symbol, *others]
+
+
 def left_to_right(expression: Expression) -> Fraction | None:
     """What one gets who ignores precedence and parentheses; None where that divides by zero."""
-    numbers: list[int] = []
-    symbols: list[str] = []
-
-    def walk(node: Expression) -> None:
-        if isinstance(node, int):
-            numbers.append(node)
-        else:
-            walk(node.left)
-            symbols.append(node.symbol)
-            walk(node.right)
-
-    walk(expression)
+    numbers, symbols = _written(expression)
     total = Fraction(numbers[0])
     for symbol, number in zip(symbols, numbers[1:], strict=True):
         if symbol == "/" and number == 0:
@@ -124,18 +121,8 @@ def left_to_right(expression: Expression) -> Fraction | None:
 
 def without_parentheses(expression: Expression) -> Fraction | None:
     """The value of the expression written without parentheses; None where that divides by zero."""
-    numbers: list[Expression] = []
-    symbols: list[str] = []
-
-    def walk(node: Expression) -> None:
-        if isinstance(node, int):
-            numbers.append(node)
-        else:
-            walk(node.left)
-            symbols.append(node.symbol)
-            walk(node.right)
-
-    walk(expression)
+    found, symbols = _written(expression)
+    numbers: list[Expression] = [*found]
     try:
         for level in (3, 2, 1):
             i = 0

@@ -1,7 +1,7 @@
 """Any OpenAI-compatible chat endpoint as a policy for evaluation.
 
-Not an engine: such endpoints give text, no token ids and no log-probs of what was sampled, so nothing can be trained
-on them. Two layouts of an episode as a chat:
+Such endpoints give text, no token ids and no log-probs of what was sampled, so nothing can be trained on them. Two
+layouts of an episode as a chat:
 
 * ``turns``: each result is a user message. Every endpoint takes it, and every chat model knows it.
 * ``inline``: results follow inside the one assistant message that goes on, as the paper's checkpoints were trained.
