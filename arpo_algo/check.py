@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from arpo_algo.advantages import actions, misfit, spread, term_weights
-from arpo_algo.algorithms.contract import Algorithm, length_of, needs, returns_of
+from arpo_algo.algorithms.contract import Algorithm, length_of, needs, returns_of, rounds_of
 from arpo_algo.attention import use_arpo_attention
 from arpo_algo.branching import Expanding, Never, Planning
 from arpo_algo.errors import ConfigError, TrainingError
@@ -143,6 +143,10 @@ def _check_contract(algorithm: Algorithm) -> None:
             f"{type(algorithm).__name__} lacks {', '.join(missing)}; derive from arpo_algo.algorithms.base.Base or "
             "define them (arpo_algo.algorithms.contract.Algorithm)"
         )
+    try:
+        rounds_of(algorithm)
+    except ConfigError as error:
+        raise CheckError(str(error)) from error
     try:
         RolloutConfig(M=algorithm.M, N=algorithm.N, branching=algorithm.branching)
     except ConfigError as error:

@@ -23,7 +23,7 @@ class EnvSection:
     options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "keyword arguments of the environment, e.g. env.options.hops=[1,2]"}
     )
-    task_seed: int = opt(0, "stream of training tasks (evaluation tasks come from their own split)")
+    task_seed: int = opt(0, "stream of training tasks, of their own split; a sweep adds each seed unless this is given")
     eval_split: Literal["train", "validation", "test"] = opt("test", "split of the held-out tasks")
 
 

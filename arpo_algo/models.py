@@ -121,7 +121,7 @@ def resolve(name: str) -> Path | str:
         return fetch_default()
     path = Path(name).expanduser()
     if path.exists():
-        if (path / "checkpoints").is_dir():
+        if (path / ".lock").exists():  # every run's folder has one
             models = sorted(path.glob("checkpoints/*/model"), key=lambda model: model.stat().st_mtime)
             have = f"its newest model is {models[-1]}" if models else "it has no checkpoint yet"
             raise ConfigError(f"model {name!r} is a run's folder, not a model's; {have}")

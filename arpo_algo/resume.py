@@ -37,10 +37,10 @@ def claim(
     record = folder.read_config()
     if record is None:
         return None, []
-    if not (store.paths() or any(folder.rows(log) for log in _LOGS)):
-        folder.drop("config.json")
-        return None, [f"the run that was set up in {folder.path} never began: its folder is taken over"]
     if not resume:
+        if not (store.paths() or any(folder.rows(log) for log in _LOGS)):
+            folder.drop("config.json")
+            return None, [f"the run that was set up in {folder.path} never began: its folder is taken over"]
         raise ConfigError(
             f"run folder {folder.path} already holds a run; add --resume to go on, or choose another --out"
         )

@@ -91,8 +91,19 @@ def keeps(algorithm: Algorithm, tree: Tree) -> bool:
 
 
 def rounds_of(algorithm: Algorithm) -> int:
-    """How often a step may replace groups that are not kept; without ``keep`` never."""
-    return int(algorithm.rounds) if hasattr(algorithm, "keep") else 0  # type: ignore[attr-defined]
+    """How often a step may replace groups that are not kept; without ``keep`` never.
+
+    Raises:
+        ConfigError: it has ``keep`` and not ``rounds``.
+    """
+    own: Any = algorithm
+    if not hasattr(own, "keep"):
+        return 0
+    if not hasattr(own, "rounds"):
+        raise ConfigError(
+            f"algorithm {type(own).__name__} has keep(tree), so it needs rounds too: how often to replace"
+        )
+    return int(own.rounds)
 
 
 def with_correction(algorithm: Algorithm, cap: float) -> Algorithm:

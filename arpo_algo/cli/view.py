@@ -9,6 +9,10 @@ from arpo_algo.cli._console import console, escape
 from arpo_algo.errors import ConfigError
 
 
+#: What a run's folder has at least one of.
+_FILES = ("config.json", "metrics.jsonl", "eval.jsonl", "trees", ".lock")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="run folder")
     parser.add_argument("--serve", action="store_true", help="serve on loopback and follow a running run")
@@ -24,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.folder.is_dir():
         raise ConfigError(f"run folder {str(args.folder)!r} is not there")
-    if not any((args.folder / name).exists() for name in ("metrics.jsonl", "eval.jsonl", "trees", ".lock")):
+    if not any((args.folder / name).exists() for name in _FILES):
         raise ConfigError(f"{str(args.folder)!r} is no run's folder: `arpo train --out FOLDER` makes one")
     if args.terminal:
         files = sorted((args.folder / "trees").glob("*.jsonl.gz"))

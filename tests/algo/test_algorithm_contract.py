@@ -10,7 +10,9 @@ import pytest
 from trees import random_tree
 
 from arpo_algo.algorithms import contract, make
+from arpo_algo.algorithms.grpo import GRPO
 from arpo_algo.assembly import fill_up
+from arpo_algo.check import CheckError, check_algorithm
 from arpo_algo.errors import ConfigError
 from arpo_algo.tree import Tree
 
@@ -37,6 +39,17 @@ def test_what_an_algorithm_leaves_out() -> None:
     assert contract.rounds_of(plain) == 0
     with pytest.raises(ConfigError, match=r"Plain has no tis_cap.*rollout\.correction=ratio"):
         contract.with_correction(plain, 2.0)
+
+
+def test_keep_without_rounds_is_refused() -> None:
+    class Half(GRPO):
+        def keep(self, tree: Tree) -> bool:
+            return True
+
+    with pytest.raises(ConfigError, match=r"Half has keep\(tree\), so it needs rounds too"):
+        contract.rounds_of(Half())
+    with pytest.raises(CheckError, match="needs rounds too"):
+        check_algorithm(Half())
 
 
 def test_what_an_algorithm_has() -> None:

@@ -14,6 +14,8 @@ from arpo_algo.errors import ConfigError
 def test_a_run_folder_is_no_model_and_names_its_newest(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "checkpoints").mkdir()
+    assert models.resolve(str(tmp_path)) == tmp_path  # a model's folder may hold what it likes
+    (tmp_path / ".lock").touch()
     with pytest.raises(ConfigError, match="no checkpoint yet"):
         models.resolve(str(tmp_path))
     newest = tmp_path / "checkpoints" / "step-000003" / "model"
