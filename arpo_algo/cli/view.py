@@ -8,7 +8,6 @@ from pathlib import Path
 from arpo_algo.cli._console import console, escape
 from arpo_algo.errors import ConfigError
 
-
 #: What a run's folder has at least one of.
 _FILES = ("config.json", "metrics.jsonl", "eval.jsonl", "trees", ".lock")
 

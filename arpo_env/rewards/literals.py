@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -288,12 +289,27 @@ def _close(answer: Number, gold: Number) -> bool:
     return answer.digits >= 12 and error <= min(Fraction(1, 10**6), max(size, Fraction(1)) / 10**12)
 
 
+def _rounds(value: Number, rounded: Number) -> bool:
+    """Whether ``rounded`` is ``value`` to as many decimal places as it is written with; a tie may go either way."""
+    return abs(value.approximate() - rounded.approximate()) <= rounded.step() / 2
+
+
+def rounds_to(value: Number, rounded: Number) -> bool:
+    """Whether ``value`` rounds to the decimal ``rounded``; percent and units as in :func:`numbers_equal`."""
+    return _agree(value, rounded, _rounds)[0]
+
+
 def numbers_equal(answer: Number, gold: Number, *, exact: bool = False) -> tuple[bool, str]:
     """Whether two literals mean the same answer, and why.
 
     A unit or degree sign on one side only is dropped; on both sides it must agree (and converts).
     ``p%`` equals ``p`` and ``p/100``. ``exact=True`` allows no rounding at all.
     """
+    return _agree(answer, gold, lambda a, b: _same_value(a, b) or (not exact and _close(a, b)))
+
+
+def _agree(answer: Number, gold: Number, same: Callable[[Number, Number], bool]) -> tuple[bool, str]:
+    """Whether two literals are the ``same`` once their names, bases, units and percent signs allow it, and why."""
     if answer.name and gold.name and answer.name != gold.name:
         return False, f"names differ: {answer.name} and {gold.name}"
     if gold.base is not None and answer.base is None:
@@ -302,9 +318,6 @@ def numbers_equal(answer: Number, gold: Number, *, exact: bool = False) -> tuple
         return plain, f"digits in base {gold.base}"
     if gold.base is not None and answer.base is not None:
         return answer.base == gold.base and answer.literal == gold.literal, "digits and base"
-
-    def same(a: Number, b: Number) -> bool:
-        return _same_value(a, b) or (not exact and _close(a, b))
 
     a_unit, g_unit = answer.unit, gold.unit
     if a_unit is not None and g_unit is not None:

@@ -22,9 +22,9 @@ from functools import lru_cache
 from arpo_env.errors import ConfigError
 from arpo_env.rewards.base import Verdict
 from arpo_env.rewards.inequalities import as_interval, is_interval
-from arpo_env.rewards.joined import is_list, joins, split_sides
+from arpo_env.rewards.joined import TEXT_NUMBER, is_list, joins, split_sides, without_range
 from arpo_env.rewards.latex import balanced, clean, flatten
-from arpo_env.rewards.literals import NUMBER_WORDS, Number, numbers_equal, parse_number
+from arpo_env.rewards.literals import Number, numbers_equal, parse_number, rounds_to
 from arpo_env.rewards.math_verify_pool import MathVerifyPool
 from arpo_env.rewards.qa import tokens
 
@@ -41,8 +41,12 @@ MAX_POWER_DIGITS = 10**6
 _pool = MathVerifyPool()
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'’. -]*(?:[ '’.-]+[^\W\d_]+)*\.?")
 _NAME = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\)")
+#: A name with a digit in it: a_{10}, P_1P_2, f(2), f'(2), C(5,1), \tan 30^\circ.
+_LABEL = re.compile(
+    r"(?=.*[_(])(?:[a-zA-Z]'*(?:_(?:\d+|[a-zA-Z]|\{[\w+-]+\}))?)+(?:\([^()]*\))?"
+    r"|\\(?:sin|cos|tan|cot|sec|csc)\s*\(?\d+\^\\circ\s*\)?"
+)
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
-_TEXT_NUMBER = re.compile(rf"\\text\{{[^{{}}]*(?:\d|\b(?:{'|'.join(NUMBER_WORDS)})\b)")
 _TOWER = re.compile(r"\d+(?:\^\d+){2,}")
 _NAMED = re.compile(r"\s*([a-zA-Z](?:_\{?\w\}?)?)\s*=")
 _NOTHING = frozenset(("emptyset", "varnothing", "{}", "empty set", "no solution", "no solutions", "none"))
@@ -132,7 +136,7 @@ def _math_equal(answer: str, gold: str) -> Verdict:
         return Verdict(0.0, "prose, not a final answer")
     if "boxed" in answer_latex:
         return Verdict(0.0, "more than one final answer")
-    if _TEXT_NUMBER.search(answer_latex) and not _TEXT_NUMBER.search(gold_latex):
+    if TEXT_NUMBER.search(answer_latex) and not TEXT_NUMBER.search(gold_latex):
         return Verdict(0.0, "numbers inside prose")
     if _depth(answer_latex) > MAX_DEPTH:
         return Verdict(0.0, f"brackets nested deeper than {MAX_DEPTH}")
@@ -144,6 +148,8 @@ def _math_equal(answer: str, gold: str) -> Verdict:
             break
     if "=" not in gold_latex:
         answer_latex = _values_of_one_name(answer_latex)
+    if without_range(gold_latex) == gold_latex:
+        answer_latex = without_range(answer_latex)
     allowed = joins(gold_latex) | ({"list"} if want is None and is_list(gold_latex) else set())
     if joins(answer_latex) - allowed:
         return Verdict(0.0, "more than one answer, or one under conditions")
@@ -189,7 +195,7 @@ def _chain(answer: str, gold: str) -> Verdict | None:
     r"""Decide a chain of sides ("x = v", "2+4 = 6", "\frac{10}{3} \approx 3.33"); None where Math-Verify has to.
 
     It takes one side for the answer, so that "5 = 6" would pass for 6, and "5 \approx 8" for 5. Here every side has to
-    equal the gold, but for a name in front, and for what an exact side before it rounds to.
+    equal the gold, but for a name in front, and for what the gold rounds to behind a side that equals it.
     """
     (first, *rest), signs = split_sides(answer)
     gold_latex = clean(gold)
@@ -209,14 +215,30 @@ def _chain(answer: str, gold: str) -> Verdict | None:
         sides, about = [first, *rest], [False, *about]
     for number, (side, rounded) in enumerate(zip(sides, about, strict=True)):
         verdict = math_equal(side, gold)
-        if verdict.score < 1.0 and not (number and rounded and side and math_equal(gold, side).score == 1.0):
+        if verdict.score < 1.0 and not (number and rounded and _rounds_to(gold_latex, side)):
             return Verdict(0.0, f"{side[:60]!r}: {verdict.reason}")
     return Verdict(1.0, "every side is equal")
 
 
+def _rounds_to(gold: str, side: str) -> bool:
+    """Whether ``side`` is a decimal that ``gold`` rounds to, however few its digits ("0.67" for 2/3)."""
+    rounded = parse_number(side)
+    if rounded is None or not rounded.digits:  # a fraction, or zero, is no rounding
+        return False
+    value = split_sides(gold)[0][-1]
+    want = parse_number(value)
+    if want is not None:
+        return rounds_to(want, rounded)
+    forms = (rounded, rounded.times(Fraction(1, 100))) if rounded.percent else (rounded,)
+    value = _for_math_verify(value)
+    return any(_pool.compare(str(form.coefficient), value, form.step() / 2) == "equal" for form in forms)
+
+
 def _is_label(side: str) -> bool:
-    """Whether what stands before a sign only names the answer ("x", "f(x)", "Area")."""
-    return bool(_NAME.fullmatch(side)) or not (any(map(str.isnumeric, side)) or parse_number(side))
+    """Whether what stands before a sign only names the answer ("x", "f(2)", "Area")."""
+    if _NAME.fullmatch(side) or _LABEL.fullmatch(side):
+        return True
+    return not (any(map(str.isnumeric, side)) or parse_number(side))
 
 
 def _for_math_verify(latex: str) -> str:

@@ -84,14 +84,14 @@ _ORDINALS = (
     "third quarter fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth twentieth thirtieth hundredth thousandth millionth billionth trillionth"
 )
-_FRACTIONS = frozenset(f"{word}{s}" for word in _ORDINALS.split() for s in ("", "s")) | {"half", "halves"}
+FRACTIONS = frozenset(f"{word}{s}" for word in _ORDINALS.split() for s in ("", "s")) | {"half", "halves"}
 #: Words that are mathematics or logic, never the name of a thing counted.
 _NOT_THINGS = (
     "pi sqrt sin cos tan sec csc cot log ln exp mod and or plus minus times over divided squared cubed factorial "
     "choose infty infinity not than less more about percent approximately "
     "in to from if when for is are equals degrees but either maybe perhaps possibly where while unless otherwise else"
 )
-_MATHS = _FRACTIONS.union(_NOT_THINGS.split())
+_MATHS = FRACTIONS.union(_NOT_THINGS.split())
 _SHORT = {"mph": "miles/hour", "kph": "km/h", "kmh": "km/h"}
 _POWER = re.compile(r"^(?P<word>[^\s^/]+)\s*\^\s*\{?\s*(?P<power>[23])\s*\}?$")
 
