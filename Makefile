@@ -13,7 +13,7 @@ LIGHT_VENV := .venv-light
 .PHONY: help setup model demo test test-fast setup-vllm test-vllm setup-light test-light lint types clean
 
 help:
-	@echo "make demo       train a real model on deep search (10 to 15 minutes on two cores), report in $(RUN)/report.html"
+	@echo "make demo       train a real model on deep search (6 to 12 minutes on two cores), report in $(RUN)/report.html"
 	@echo "make test       ruff, mypy and every test that this machine can run"
 	@echo "make test-fast  the quick tests only"
 	@echo "make test-light the environments and the sandbox without torch or any extra, in $(LIGHT_VENV)"
