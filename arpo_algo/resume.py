@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from arpo_algo.assembly import Position
 from arpo_algo.checkpoint import CheckpointStore, order
 from arpo_algo.config import RunConfig
 from arpo_algo.errors import ConfigError
-from arpo_algo.runfolder import RunFolder
+from arpo_algo.runfolder import LOGS, RunFolder
 from arpo_env.tasks.base import TaskFamily, parse_task_id
 
 #: What may differ between a run and its continuation: nothing that the weights depend on.
@@ -22,7 +22,6 @@ FREE_ON_RESUME = (
     "rollout.workers", "rollout.tool_timeout", "rollout.actors", "rollout.actor_options", "learner.attention",
     "learner.keep_memory",
 )  # fmt: skip
-_LOGS = ("metrics.jsonl", "eval.jsonl", "eval-tasks.jsonl", "alarms.jsonl")
 _FEW = 8  # training tasks that the fingerprint looks at
 
 
@@ -38,7 +37,7 @@ def claim(
     if record is None:
         return None, []
     if not resume:
-        if not (store.paths() or any(folder.rows(log) for log in _LOGS)):
+        if not (store.paths() or any(folder.rows(log) for log in LOGS)):
             folder.drop("config.json")
             return None, [f"the run that was set up in {folder.path} never began: its folder is taken over"]
         raise ConfigError(
@@ -111,9 +110,7 @@ def prune(folder: RunFolder, position: Position) -> None:
     Raises:
         TrainingError: the disk is full or fails.
     """
-    for log in _LOGS:
-        if rows := folder.rows(log):
-            folder.keep_rows(log, [r for r in rows if is_before(position, log, r)])
+    _keep(folder, lambda log, row: is_before(position, log, row))
 
 
 def forget(folder: RunFolder) -> None:
@@ -122,9 +119,13 @@ def forget(folder: RunFolder) -> None:
     Raises:
         TrainingError: the disk is full or fails.
     """
-    for log in _LOGS:
+    _keep(folder, lambda log, row: row.get("name") == "before")
+
+
+def _keep(folder: RunFolder, stays: Callable[[str, Mapping[str, Any]], bool]) -> None:
+    for log in LOGS:
         if rows := folder.rows(log):
-            folder.keep_rows(log, [r for r in rows if r.get("name") == "before"])
+            folder.keep_rows(log, [row for row in rows if stays(log, row)])
 
 
 def best_checkpoint(folder: RunFolder, config: RunConfig) -> str | None:

@@ -57,6 +57,11 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+#: A run's logs in the order that they are written in: an evaluation is told after its tasks, or its row would be half
+#: of it.
+LOGS = ("metrics.jsonl", "eval-tasks.jsonl", "eval.jsonl", "alarms.jsonl")
+
+
 class RunFolder:
     """One run's folder, locked while it is open.
 

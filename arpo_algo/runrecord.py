@@ -8,13 +8,13 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from arpo_algo import models
 from arpo_algo.assembly import Position
 from arpo_algo.config import RunConfig
 from arpo_algo.guards import Alarm
+from arpo_algo.versions import versions
 
 _PACKAGES = ("arpo", "torch", "transformers", "gymnasium", "numpy", "reasoning-gym")
 
@@ -46,7 +46,7 @@ def run_record(
         "algorithm": config.algorithm.name,
         "env_id": config.env.id,
         "model": old.get("model") or {"name": config.model, "from": models.provenance(config.model)},
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "versions": versions(_PACKAGES),
         "machine": {"platform": platform.platform(), **machine},
         "started": old["started"] if old and resumed else now,
         "resumed": resumed,
@@ -77,10 +77,3 @@ def stop_record(
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from arpo_algo.errors import ConfigError, unknown
 from arpo_algo.guards import Alarm
 from arpo_algo.options import opt
-from arpo_algo.runfolder import RunFolder
+from arpo_algo.runfolder import LOGS, RunFolder
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,7 @@ class Tracker:
         self.folder = folder
         self.console = console
         self._boards: dict[str, Board] = {}
-        # In the order that they are written in: an evaluation is told after its tasks, or its row would be half of it.
-        self._waiting: dict[str, list[Mapping[str, Any]]] = {
-            name: [] for name in ("metrics.jsonl", "eval-tasks.jsonl", "eval.jsonl", "alarms.jsonl")
-        }
+        self._waiting: dict[str, list[Mapping[str, Any]]] = {name: [] for name in LOGS}
         if folder.follower:
             return
         for name in config.boards:

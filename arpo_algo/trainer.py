@@ -70,7 +70,8 @@ class Trainer:
         self.device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         self.world = World.join(self.device)
         self.device = self.world.local_device(self.device)
-        if torch.device(self.device).type == "cuda" and torch.device(self.device).index is not None:
+        gpu = torch.device(self.device)
+        if gpu.type == "cuda" and gpu.index is not None:
             torch.cuda.set_device(self.device)  # NCCL and FSDP take the current GPU, not the model's
         if config.rollout.prompts % self.world.size:
             raise ConfigError(

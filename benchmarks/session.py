@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from arpo_algo.errors import ConfigError
+from arpo_algo.versions import versions
 from arpo_env.errors import InfraError
 from benchmarks.policies import Choice
 from benchmarks.prices import read_price
@@ -152,7 +152,7 @@ def _record(
             new |= {key: max(old[key], new[key]) for key in ("tasks", "samples")}
         suites[one.suite.name] = new
     here = {
-        "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}},
+        "versions": {package: v for package, v in versions(_PACKAGES).items() if v},
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
         "command": sys.argv,
     }
@@ -181,13 +181,6 @@ def _same(what: str, old: Any, new: Any) -> None:
         f"{what} differs from what this folder was begun with: {old!r} there, {new!r} now. "
         "Samples of two settings must not mix; choose another --out"
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 # ---------------------------------------------------------------------- progress

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from arpo_algo.algorithms._own import FORMS, own_class
+from arpo_algo.algorithms._own import own_class
 from arpo_algo.errors import ConfigError, unknown
+from arpo_env.own import FORMS
 
 if TYPE_CHECKING:
     from arpo_algo.algorithms.contract import Algorithm

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from arpo_algo.errors import ConfigError
-from arpo_env.own import FORMS as FORMS
 from arpo_env.own import find_own
 
 

@@ -33,10 +33,10 @@ from arpo_algo import assembly, models, options
 from arpo_algo.algorithms import make
 from arpo_algo.allocator import keep_freed_memory
 from arpo_algo.config import RunConfig
+from arpo_algo.envs import agent
 from arpo_algo.precision import resolve_precision
 from arpo_algo.rendering import Renderer
 from arpo_algo.runfolder import write_atomic
-from arpo_env.env import AgentEnv
 from benchmarks.speed.machine import described
 
 #: SmolLM2's own template, and in TRL's way the calls and results that it must be able to show.
@@ -168,14 +168,13 @@ class Clock(TrainerCallback):
 def questions(config: RunConfig) -> tuple[Dataset, tuple[str, ...]]:
     """The prompts of a run's steps, in its order, and where turns end."""
     env = assembly.make_env(config)
-    agent = env.unwrapped
-    assert isinstance(agent, AgentEnv)
+    inner = agent(env)
     rows = []
-    for task_id in agent.family.task_ids("train", config.env.task_seed, 0, config.steps * config.rollout.prompts):
+    for task_id in inner.family.task_ids("train", config.env.task_seed, 0, config.steps * config.rollout.prompts):
         _, info = env.reset(options={"task_id": task_id})
         rows.append({"prompt": info["messages"], "task_id": task_id})
     env.close()
-    return Dataset.from_list(rows), agent.stop_strings
+    return Dataset.from_list(rows), inner.stop_strings
 
 
 def train(config: RunConfig, model_path: str, out: Path, micro_batch: int) -> None:

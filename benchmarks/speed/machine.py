@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import resource
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from arpo_algo.engines.workingcopy import PackedLinear, packs
+from arpo_algo.versions import versions
 
 #: Seconds: of the process (CPU seconds), or of the wall.
 Clock = Callable[[], float]
@@ -65,12 +65,7 @@ def meter(options: argparse.Namespace) -> Meter:
 
 def described() -> dict[str, Any]:
     """What was run, by which versions and on what: to stand beside figures in JSON."""
-    found = {"python": platform.python_version()}
-    for package in ("arpo", "torch", "transformers", "numpy", "trl"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
+    found = {p: v or "not installed" for p, v in versions(("arpo", "torch", "transformers", "numpy", "trl")).items()}
     here = {"platform": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return {"command": sys.argv, "versions": found, "machine": here}
 

@@ -92,9 +92,9 @@ class TestRun:
     def test_each_start_is_recorded(self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from benchmarks import session
 
-        monkeypatch.setattr(session, "_version", lambda package: "1")
+        monkeypatch.setattr(session, "versions", lambda packages: dict.fromkeys(packages, "1"))
         assert run(tmp_path / "r", "--policy", "expert", "--tasks", 1, *gsm8k(data)) == 0
-        monkeypatch.setattr(session, "_version", lambda package: "2")
+        monkeypatch.setattr(session, "versions", lambda packages: dict.fromkeys(packages, "2"))
         assert run(tmp_path / "r", "--policy", "expert", "--tasks", 2, *gsm8k(data)) == 0
         config = json.loads((tmp_path / "r/config.json").read_text())
         assert config["versions"]["torch"] == "1", "what the first samples were made with stays"

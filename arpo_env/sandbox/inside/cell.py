@@ -146,7 +146,8 @@ class Interpreter:
         """Run one cell; everything it shows goes to descriptors 1 and 2. Returns OK, ERROR or INTERRUPTED.
 
         Raises:
-            SystemExit: in a child that the cell forked, which is to end with this status.
+            SystemExit: in a child that the cell forked. It is over with its cell, with this status, as a script's would
+                be at its end; the session goes on in the parent.
         """
         self.count += 1
         self.interrupted = False
@@ -172,7 +173,10 @@ class Interpreter:
         except KeyboardInterrupt:
             pass  # the interrupt came between two of the lines above
         self.flush()
-        return INTERRUPTED if self.interrupted else status
+        status = INTERRUPTED if self.interrupted else status
+        if os.getpid() != me:
+            sys.exit(int(status != OK))
+        return status
 
     def flush(self) -> None:
         for stream in (sys.stdout, sys.stderr, self.out):

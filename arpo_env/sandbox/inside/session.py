@@ -105,10 +105,7 @@ class Runtime:
             except (EOFError, ConnectionError):
                 os._exit(0)
             if operation == RUN:
-                me = os.getpid()
                 status = self.interpreter.run(payload.decode("utf-8", "surrogatepass"))
-                if os.getpid() != me:  # the cell forked, and this is the child: it is over with its cell, as a
-                    sys.exit(int(status != cell.OK))  # script's would be at its end; the session goes on in the parent
                 self.channel.report(nonce, DONE, status)
             elif operation == FORK:
                 self._fork(nonce, json.loads(payload), fds)
